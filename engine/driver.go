@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"lode"
+	"lode/sdk/abi"
+)
+
+// Driver runs artifacts of one form. engine/wasm is one; engine/enginetest
+// holds what all of them must pass. A Driver is safe for concurrent use.
+type Driver interface {
+	// Compile checks module and makes native code of it. It is called once for
+	// each artifact, at deploy; code is what Load needs later, on any node
+	// whose Fingerprint is the same. The error is of kind Invalid, and says
+	// what in the module is wrong.
+	Compile(ctx context.Context, module []byte, l lode.Limits) (code []byte, d *Info, err error)
+	// Load makes compiled code ready. It may be called many times for one code;
+	// equal code is shared.
+	Load(ctx context.Context, module, code []byte, c Config) (Program, error)
+	// Fingerprint names driver, version and CPU features: code is valid only
+	// where it is equal.
+	Fingerprint() string
+	Close() error
+}
+
+// Info is what Compile learns from a module.
+type Info struct {
+	Contract    lode.Contract
+	Imports     []string // "lode_v1.submit", "wasi_snapshot_preview1.fd_read"
+	SIMD        bool
+	Description *lode.Description // nil for commands
+	CodeBytes   int64             // native code, as counted against the budget
+}
+
+// Config is one revision as the engine sees it.
+type Config struct {
+	Revision  string         // namespace/name@number: for logs and metrics
+	Namespace lode.Namespace // sandboxes of two namespaces never mix
+	Contract  lode.Contract
+	Limits    lode.Limits
+	Args      []string
+	Env       map[string]string // of commands, and op config
+	Reuse     bool              // keep sandboxes dirty between invocations
+}
+
+// Program is loaded code with its warm snapshot, from which sandboxes are made.
+type Program interface {
+	// Sandbox makes a clean sandbox. It is cheap (microseconds to a
+	// millisecond) once the snapshot exists; the first call makes that.
+	Sandbox(ctx context.Context) (Sandbox, error)
+	// Bytes is what the program holds in memory: code and image.
+	Bytes() int64
+	// Close frees the program when its last sandbox is closed.
+	Close() error
+}
+
+// Sandbox runs one invocation at a time. It is used by one goroutine at a
+// time.
+type Sandbox interface {
+	// Invoke runs one invocation to its end. The error is nil when the guest
+	// answered, however bad the status it chose; Crashed with Guest set when it
+	// trapped, exited or failed; Deadline, Cancelled, TooLarge, Overloaded.
+	Invoke(ctx context.Context, inv *Invocation) error
+	// Reset makes the sandbox clean again and reports whether that worked; if
+	// not, it must be closed.
+	Reset() bool
+	// Memory is the bytes that the sandbox holds now.
+	Memory() int64
+	Close() error
+}
+
+// Invocation is one attempt as the engine sees it. The caller owns it and may
+// reuse it when Invoke has returned.
+type Invocation struct {
+	ID       lode.InvocationID
+	Head     []byte    // the encoded request head (abi message without body)
+	Body     []byte    // the body, or its first part
+	Stream   io.Reader // the rest of the body, or nil. Read by at most one goroutine
+	Out      Answer
+	Host     Host
+	Slot     Slot      // nil: none to give back
+	Deadline time.Time // zero: none
+	Windows  Windows   // jobs only, else nil
+
+	Usage lode.Usage // filled by Invoke
+}
+
+// Answer takes what the guest answers. Its methods are called from the
+// goroutine of Invoke only, Head at most once and before Write.
+type Answer interface {
+	// Head gives the pairs of the answer, encoded (abi message without body).
+	// It is valid until Head returns.
+	Head(head []byte) error
+	// Write gives body bytes, valid until Write returns. It may block: the
+	// engine calls it outside the sandbox's computing time.
+	Write(p []byte) (int, error)
+}
+
+// Host performs the operations that a guest submits. It is implemented where
+// the invocation's rights are known.
+type Host interface {
+	// Submit starts an operation and returns at once. done must be called
+	// exactly once, from any goroutine, also after ctx (the invocation's, or
+	// cancelled by the guest) has ended. req is owned by the callee.
+	Submit(ctx context.Context, op abi.Op, req lode.Message, done func(lode.Message, error))
+	// Log takes one line, at most 64 KiB, valid until Log returns.
+	Log(level int, line []byte)
+}
+
+// Slot is the invocation's share of the CPU. The engine gives it back while
+// the guest waits, so that a waiting guest holds no core.
+type Slot interface {
+	Leave()
+	Enter(ctx context.Context) error
+}
+
+// Windows gives a job's shard.
+type Windows interface {
+	// File returns a file descriptor to map and its size; the file is never
+	// truncated while in use.
+	File() (fd uintptr, size int64)
+	ReadAt(p []byte, off int64) (int, error)
+}
