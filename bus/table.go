@@ -1,0 +1,256 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"lode"
+)
+
+// deletedFor is how long the mark of a deleted key is kept for watchers that
+// have not seen it yet.
+const deletedFor = time.Hour
+
+// Entry is one key of a Table.
+type Entry struct {
+	Key   string
+	Value []byte
+	// Rev grows with every change of the table, so a key that was deleted and
+	// made again has another one.
+	Rev uint64
+}
+
+// Table is a map of keys to values that is changed by compare-and-swap and
+// can be watched. A key is any string of 1 to 512 bytes; a prefix that ends
+// in "/" is cheaper than another one. A value has at most MaxValue bytes.
+// All methods may be called at the same time.
+type Table struct {
+	b    *Bus
+	name string
+	kv   jetstream.KeyValue
+}
+
+// Table opens the table of that name, which follows the law of lode.Name, and
+// makes it if it is new.
+func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
+	bucket, err := tableName(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucket, History: 1, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas,
+		MaxValueSize: -1, LimitMarkerTTL: deletedFor,
+	})
+	if err != nil {
+		return nil, wrap(err, "open table %s", name)
+	}
+	return &Table{b: b, name: name, kv: kv}, nil
+}
+
+// Get returns the newest acknowledged entry of key; false if there is none.
+func (t *Table) Get(ctx context.Context, key string) (Entry, bool, error) {
+	k, err := escapeKey(key)
+	if err != nil {
+		return Entry{}, false, err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	e, err := t.kv.Get(ctx, k)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return Entry{}, false, nil
+	}
+	if err != nil {
+		return Entry{}, false, wrap(err, "get %s from table %s", key, t.name)
+	}
+	return Entry{Key: key, Value: e.Value(), Rev: e.Revision()}, true, nil
+}
+
+// Put sets key, whatever it was, and returns its new revision.
+func (t *Table) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	return t.write(ctx, "put", key, value, func(ctx context.Context, k string) (uint64, error) { return t.kv.Put(ctx, k, value) })
+}
+
+// Create sets key only if it does not exist, else Conflict.
+func (t *Table) Create(ctx context.Context, key string, value []byte) (uint64, error) {
+	rev, err := t.write(ctx, "create", key, value, func(ctx context.Context, k string) (uint64, error) { return t.kv.Create(ctx, k, value) })
+	if lode.KindOf(err) == lode.Precondition {
+		return 0, lode.Errorf(lode.Conflict, "%s exists in table %s", key, t.name)
+	}
+	return rev, err
+}
+
+// Update sets key only if its revision is still rev, else Precondition. A rev
+// of 0 means that the key has never existed or has been forgotten; see Create.
+func (t *Table) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	return t.write(ctx, "update", key, value, func(ctx context.Context, k string) (uint64, error) { return t.kv.Update(ctx, k, value, rev) })
+}
+
+// Delete removes key only if its revision is still rev, else Precondition; a
+// rev of 0 removes it whatever it is, and if it is there at all.
+func (t *Table) Delete(ctx context.Context, key string, rev uint64) error {
+	_, err := t.write(ctx, "delete", key, nil, func(ctx context.Context, k string) (uint64, error) {
+		opts := []jetstream.KVDeleteOpt{jetstream.PurgeTTL(deletedFor)}
+		if rev != 0 {
+			opts = append(opts, jetstream.LastRevision(rev))
+		}
+		return 0, t.kv.Purge(ctx, k, opts...)
+	})
+	return err
+}
+
+func (t *Table) write(ctx context.Context, doing, key string, value []byte, do func(context.Context, string) (uint64, error)) (uint64, error) {
+	k, err := escapeKey(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) > MaxValue {
+		return 0, lode.Errorf(lode.TooLarge, "%s %s in table %s: a value has at most %d bytes, not %d", doing, key, t.name, MaxValue, len(value))
+	}
+	if doing != "delete" {
+		if err := t.b.space.take(len(value) + 256); err != nil {
+			return 0, err
+		}
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	rev, err := do(ctx, k)
+	if lostSwap(err) {
+		return 0, lode.Errorf(lode.Precondition, "%s %s in table %s: somebody else changed it", doing, key, t.name).WithHint("read it again and repeat")
+	}
+	return rev, wrap(err, "%s %s in table %s", doing, key, t.name)
+}
+
+// lostSwap reports whether a condition was refused for good. The client maps
+// the server's refusals to errors of its own.
+func lostSwap(err error) bool {
+	return err != nil && (errors.Is(err, jetstream.ErrKeyExists) || classify(err) == lode.Precondition)
+}
+
+// List returns every entry whose key starts with prefix, sorted by key: what
+// was acknowledged when the call began, and perhaps newer.
+func (t *Table) List(ctx context.Context, prefix string) ([]Entry, error) {
+	w, err := t.Watch(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	found := make(map[string]Entry)
+	for {
+		c, err := w.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch c.Op {
+		case Synced:
+			out := make([]Entry, 0, len(found))
+			for _, e := range found {
+				out = append(out, e)
+			}
+			slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Key, b.Key) })
+			return out, nil
+		case Deleted:
+			delete(found, c.Key)
+		case Set:
+			found[c.Key] = c.Entry
+		}
+	}
+}
+
+// Op says what a Change is.
+type Op int
+
+// The changes.
+const (
+	Set     Op = iota // the key has this value
+	Deleted           // the key is no more
+	Synced            // everything that was there when the watch began has been delivered
+)
+
+// Change is one step of a Watch.
+type Change struct {
+	Op
+	Entry
+}
+
+// Watch streams a table: first every entry that is there, then one Synced,
+// then each change in the order of revisions. A watcher that is slow may see
+// only the newest of several changes of one key.
+type Watch struct {
+	prefix string
+	w      jetstream.KeyWatcher
+	seen   map[string]bool // keys delivered before Synced; then nil
+}
+
+// Watch begins to stream the entries whose key starts with prefix.
+func (t *Table) Watch(ctx context.Context, prefix string) (*Watch, error) {
+	// The library would end the watch with the context of its making.
+	w, err := t.kv.Watch(context.WithoutCancel(ctx), filterFor(prefix))
+	if err != nil {
+		return nil, wrap(err, "watch table %s", t.name)
+	}
+	return &Watch{prefix: prefix, w: w, seen: make(map[string]bool)}, nil
+}
+
+// Next waits for the next change. Its error is Cancelled or Deadline by ctx,
+// or Unavailable when the bus was closed. One caller at a time.
+func (w *Watch) Next(ctx context.Context) (Change, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return Change{}, ctxError(ctx, "watch")
+		case e, ok := <-w.w.Updates():
+			if !ok {
+				return Change{}, errClosed()
+			}
+			if e == nil {
+				w.seen = nil
+				return Change{Op: Synced}, nil
+			}
+			if c, ok := w.change(e); ok {
+				return c, nil
+			}
+		}
+	}
+}
+
+func (w *Watch) change(e jetstream.KeyValueEntry) (Change, bool) {
+	key, ok := unescapeKey(e.Key())
+	if !ok || !strings.HasPrefix(key, w.prefix) {
+		return Change{}, false
+	}
+	c := Change{Op: Set, Entry: Entry{Key: key, Value: e.Value(), Rev: e.Revision()}}
+	if e.Operation() != jetstream.KeyValuePut {
+		// A mark of something deleted long ago is no news to a new watcher.
+		c.Op, c.Value = Deleted, nil
+		return c, w.seen == nil || w.seen[key]
+	}
+	if w.seen != nil {
+		w.seen[key] = true
+	}
+	return c, true
+}
+
+// Close ends the watch. It may be called again.
+func (w *Watch) Close() error {
+	err := w.w.Stop()
+	if errors.Is(err, nats.ErrBadSubscription) || errors.Is(err, nats.ErrConnectionClosed) {
+		return nil
+	}
+	return wrap(err, "end a watch")
+}
+
+// ctxError says that ctx ended while doing something.
+func ctxError(ctx context.Context, doing string) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return lode.Errorf(lode.Deadline, "%s: %w", doing, ctx.Err())
+	}
+	return lode.Errorf(lode.Cancelled, "%s: %w", doing, context.Cause(ctx))
+}
