@@ -1,0 +1,170 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"lode"
+)
+
+// tree is a directory of blobs, as laid out in the package comment. The
+// filesystem is its only state.
+type tree struct{ root string }
+
+// openTree makes the folders and sweeps what dead writers left in tmp.
+func openTree(root string) (*tree, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, ioError("open the store", err)
+	}
+	t := &tree{root}
+	for _, dir := range []string{"blobs", "tmp", "bad"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return nil, ioError("open the store at "+root, err)
+		}
+	}
+	if err := syncDir(root); err != nil {
+		return nil, ioError("open the store at "+root, err)
+	}
+	return t, t.sweep()
+}
+
+func (t *tree) path(d lode.Digest) string {
+	name := d.String()
+	return filepath.Join(t.root, "blobs", name[:2], name)
+}
+
+// sweep removes temporary files whose writer is gone.
+func (t *tree) sweep() error {
+	dir := filepath.Join(t.root, "tmp")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ioError("sweep "+dir, err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		f, err := os.Open(path)
+		if err != nil {
+			continue // its writer has just renamed it
+		}
+		if lockFile(f) == nil {
+			os.Remove(path)
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// adopt gives the synced file at path the name of d, durably if sync is set.
+func (t *tree) adopt(path string, d lode.Digest, sync bool) error {
+	to := t.path(d)
+	dir := filepath.Dir(to)
+	if err := os.Mkdir(dir, 0o755); err == nil && sync {
+		if err := syncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	} else if err != nil && !os.IsExist(err) {
+		return err
+	}
+	if err := os.Rename(path, to); err != nil {
+		return err
+	}
+	if !sync {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+func (t *tree) stat(d lode.Digest) (Info, error) {
+	path := t.path(d)
+	fi, err := os.Stat(path)
+	if isMissing(err) {
+		return Info{}, notFound(d, t.root)
+	}
+	if err != nil {
+		return Info{}, ioError("stat "+path, err)
+	}
+	return Info{Digest: d, Size: fi.Size(), Modified: fi.ModTime()}, nil
+}
+
+func (t *tree) remove(d lode.Digest) error {
+	path := t.path(d)
+	if err := os.Remove(path); err != nil && !isMissing(err) {
+		return ioError("delete "+path, err)
+	}
+	return nil
+}
+
+// quarantine moves a bad copy out of the way and returns where it went.
+func (t *tree) quarantine(d lode.Digest, now time.Time) (string, error) {
+	to := filepath.Join(t.root, "bad", d.String()+"."+strconv.FormatInt(now.UnixNano(), 10))
+	if err := os.Rename(t.path(d), to); err != nil && !isMissing(err) {
+		return "", ioError("quarantine "+t.path(d), err)
+	}
+	return to, nil
+}
+
+// list yields the blobs; files whose name is no digest are not ours and are
+// passed over.
+func (t *tree) list(ctx context.Context) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		root := filepath.Join(t.root, "blobs")
+		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if isMissing(err) {
+				return nil
+			}
+			if err != nil || e.IsDir() {
+				return err
+			}
+			d, ok := parseDigest(e.Name())
+			if !ok {
+				return nil
+			}
+			fi, err := e.Info()
+			if isMissing(err) {
+				return nil // deleted meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			if !yield(Info{Digest: d, Size: fi.Size(), Modified: fi.ModTime()}, nil) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			yield(Info{}, ioError("list "+root, err))
+		}
+	}
+}
+
+// parseDigest reads 64 lower-case hexadecimal digits.
+func parseDigest(s string) (lode.Digest, bool) {
+	var d lode.Digest
+	if len(s) != 64 {
+		return d, false
+	}
+	if _, err := hex.Decode(d[:], []byte(s)); err != nil || d.String() != s {
+		return d, false
+	}
+	return d, true
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
