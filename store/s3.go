@@ -117,7 +117,7 @@ func (h *S3) key(d lode.Digest) string { return h.prefix + "blobs/" + d.String()
 func (h *S3) Put(ctx context.Context, d lode.Digest, src *io.SectionReader) error {
 	doing := "put blob " + d.String() + " to " + h.place
 	info, err := h.client.PutObject(ctx, h.bucket, h.key(d), io.NewSectionReader(src, 0, src.Size()), src.Size(),
-		minio.PutObjectOptions{ContentType: "application/octet-stream", NumThreads: 2})
+		minio.PutObjectOptions{ContentType: "application/octet-stream", NumThreads: 2, SendContentMd5: true})
 	if err != nil {
 		return h.fail(doing, err)
 	}
