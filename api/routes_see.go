@@ -1,0 +1,106 @@
+package api
+
+import (
+	"encoding/json"
+	"regexp"
+
+	"lode"
+)
+
+func seeRoutes() []route {
+	lines := []param{{"name", "string", "of this function"}, {"invocation", "string", "of this invocation"}, {"job", "string", "of this job"},
+		{"since", "string", "RFC 3339"}, {"tail", "integer", "the last lines"}, {"grep", "string", "RE2"}, {"follow", "boolean", "go on as lines come"}}
+	return []route{
+		{id: "logs.read", method: "GET", path: "/v1/logs", role: RoleRead, summary: "Log lines, oldest first, one JSON object a line", query: lines, rawType: "application/x-ndjson", serve: readLogs},
+		{id: "top", method: "GET", path: "/v1/top", role: RoleRead, summary: "What runs now", reply: Top{}, serve: top},
+		{id: "explain", method: "GET", path: "/v1/explain/{ref}", role: RoleRead, summary: "Why: a name, an invocation, a job, or a trace", reply: Explanation{}, serve: explain},
+		{id: "nodes.list", method: "GET", path: "/v1/nodes", role: RoleRead, summary: "List nodes", reply: List[Node]{}, serve: nodes},
+		{id: "doctor", method: "GET", path: "/v1/doctor", role: RoleRead, summary: "What the node finds out about its machine", reply: List[Check]{}, serve: doctor},
+		{id: "version", method: "GET", path: "/v1/version", role: RoleRead, summary: "What runs here", reply: Version{}, serve: getVersion},
+		{id: "openapi", method: "GET", path: "/v1/openapi.json", role: RoleRead, summary: "This document", rawType: "application/json", serve: openAPI},
+	}
+}
+
+// logEnd is the last object of a log stream that failed.
+type logEnd struct {
+	Error *lode.Error `json:"error"`
+}
+
+func (c *call) logFilter() (f LogFilter, err error) {
+	q := c.r.URL.Query()
+	f = LogFilter{Name: lode.Name(q.Get("name")), Invocation: lode.InvocationID(q.Get("invocation")), Job: q.Get("job"), Grep: q.Get("grep")}
+	if f.Name != "" {
+		if _, err := lode.ParseName(string(f.Name)); err != nil {
+			return f, err
+		}
+	}
+	if _, err := regexp.Compile(f.Grep); err != nil {
+		return f, lode.Errorf(lode.Invalid, "grep: %w", err).WithHint("it is an RE2 expression; quote special characters with a backslash")
+	}
+	if f.Since, err = c.time("since"); err != nil {
+		return f, err
+	}
+	if f.Tail, err = c.int("tail", 0); err != nil {
+		return f, err
+	}
+	f.Follow, err = c.bool("follow")
+	return f, err
+}
+
+func readLogs(c *call) error {
+	if c.b.Logs == nil {
+		return missing("logs")
+	}
+	f, err := c.logFilter()
+	if err != nil {
+		return err
+	}
+	w := &flushWriter{c: c, ctype: "application/x-ndjson", flush: f.Follow}
+	if f.Follow { // the head tells the client that it is connected
+		w.end()
+		if _, err := w.Write(nil); err != nil {
+			return c.gone(err)
+		}
+	}
+	enc := json.NewEncoder(w)
+	err = c.b.Logs.ReadLogs(c.r.Context(), c.ns, f, func(l LogLine) error { return enc.Encode(l) })
+	if err != nil && c.sent {
+		return c.gone(enc.Encode(logEnd{lode.AsError(err)}))
+	}
+	if err == nil {
+		w.end()
+	}
+	return err
+}
+
+// withCluster sends what get returns.
+func withCluster[T any](c *call, get func(Cluster) (T, error)) error {
+	if c.b.Cluster == nil {
+		return missing("cluster")
+	}
+	v, err := get(c.b.Cluster)
+	if err != nil {
+		return err
+	}
+	return c.json(v, "")
+}
+
+func top(c *call) error {
+	return withCluster(c, func(b Cluster) (Top, error) { return b.Top(c.r.Context(), c.ns) })
+}
+
+func explain(c *call) error {
+	return withCluster(c, func(b Cluster) (Explanation, error) { return b.Explain(c.r.Context(), c.ns, c.r.PathValue("ref")) })
+}
+
+func nodes(c *call) error {
+	return withCluster(c, func(b Cluster) (List[Node], error) { return b.Nodes(c.r.Context()) })
+}
+
+func doctor(c *call) error {
+	return withCluster(c, func(b Cluster) (List[Check], error) { return b.Doctor(c.r.Context()) })
+}
+
+func getVersion(c *call) error {
+	return withCluster(c, func(b Cluster) (Version, error) { return b.Version(c.r.Context()) })
+}
