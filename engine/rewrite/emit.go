@@ -1,0 +1,256 @@
+package rewrite
+
+// The counter is one i64: the fuel left in its high half, the stack left in
+// its low half, so that a guarded function pays both with one addition. The
+// guest is to be asked when either is negative.
+const bothSigns = -0x7fff_ffff_8000_0000 // 0x8000_0000_8000_0000
+
+// emitter writes the code of functions.
+type emitter struct {
+	s       *source
+	v       *survey
+	plans   []plan
+	period  uint32
+	stack   uint32
+	counter uint32 // index of the counter's global
+	dirty   uint32 // index of the global of dirty flags
+	slow    uint32 // function to call when the counter is negative
+	lease   uint32 // function that takes fuel for loops that count in a local
+	hidden  uint32 // table that holds what ref.func answers
+	types   *typeTable
+	helpers helpers
+	stats   Stats
+	form    int
+	// of the function being written
+	b       []byte
+	local   uint32 // counts what is left of the lease
+	depth   uint32 // open blocks, those that the pass added included
+	leased  uint32 // depth inside the leased loop that is open; 0: none
+	wrapped bool   // a block stands around the body
+}
+
+// fn is the new index of a function.
+func (e *emitter) fn(old uint32) uint32 {
+	if int(old) < len(e.s.imports) {
+		return old
+	}
+	return old + 1
+}
+
+// add emits counter += delta.
+func (e *emitter) add(delta int64) {
+	e.op(opGlobalGet, e.counter)
+	e.b = appendS64(append(e.b, opI64Const), delta)
+	e.b = append(e.b, 0x7c)
+	e.op(opGlobalSet, e.counter)
+}
+
+func (e *emitter) op(op byte, index uint32) { e.b = appendU32(append(e.b, op), index) }
+
+func (e *emitter) i32(v int32) { e.b = appendS64(append(e.b, opI32Const), int64(v)) }
+
+func (e *emitter) i64(v int64) { e.b = appendS64(append(e.b, opI64Const), v) }
+
+// check takes weight units of fuel and calls the slow path when none is left.
+func (e *emitter) check(weight int32) {
+	e.stats.Checks++
+	e.add(-int64(weight) << 32)
+	e.op(opGlobalGet, e.counter)
+	e.i64(0)
+	e.b = append(e.b, 0x53, opIf, 0x40) // i64.lt_s
+	e.op(opCall, e.slow)
+	e.b = append(e.b, opEnd)
+}
+
+// enter is the check of a guarded function: fuel and stack.
+func (e *emitter) enter(weight int32, guard uint32) {
+	e.stats.Checks++
+	e.stats.Guarded++
+	e.add(-int64(weight)<<32 - int64(guard))
+	e.op(opGlobalGet, e.counter)
+	e.i64(bothSigns)
+	e.b = append(e.b, 0x83) // i64.and
+	e.i64(0)
+	e.b = append(e.b, 0x52, opIf, 0x40) // i64.ne
+	e.op(opCall, e.slow)
+	e.b = append(e.b, opEnd)
+}
+
+// mark raises dirty flags.
+func (e *emitter) mark(flags int32) {
+	e.op(opGlobalGet, e.dirty)
+	e.i32(flags)
+	e.b = append(e.b, 0x72) // i32.or
+	e.op(opGlobalSet, e.dirty)
+}
+
+// function appends the new code of defined function i to e.b.
+func (e *emitter) function(i int) {
+	p, b := &e.plans[i], &e.s.bodies[i]
+	t := e.s.types[e.s.funcs[i]]
+	e.depth, e.leased, e.wrapped = 1, 0, p.guard > 0
+	e.locals(p, b, len(t.Params))
+	switch {
+	case p.guard > 0:
+		e.enter(p.entry, p.guard)
+	case p.entry > 0:
+		e.check(p.entry)
+	}
+	if p.leases {
+		e.i32(firstLease)
+		e.op(opLocalSet, e.local)
+	}
+	if e.wrapped {
+		e.b = append(e.b, opBlock)
+		e.b = e.types.block(e.b, t.Results)
+		e.depth++
+	}
+	e.code(i, p)
+	if e.wrapped {
+		e.add(int64(p.guard))
+		e.b = append(e.b, opEnd)
+	}
+}
+
+// locals writes the list of locals, with one more if the function leases.
+func (e *emitter) locals(p *plan, b *body, params int) {
+	if !p.leases {
+		e.b = append(e.b, e.s.b[b.lo:b.code]...)
+		return
+	}
+	r := &reader{b: e.s.b, p: b.lo, end: b.code}
+	r.u32()
+	e.b = appendU32(e.b, b.groups+1)
+	e.b = append(e.b, e.s.b[r.p:b.code]...)
+	e.b = append(e.b, 1, byte(I32))
+	e.local = uint32(params) + uint32(b.locals)
+}
+
+// code copies the instructions, changing those that need it.
+func (e *emitter) code(i int, p *plan) {
+	r := e.s.code(i)
+	from, loops, mids := r.p, p.loops, p.mids
+	var in instr
+	for r.next(&in) {
+		for len(mids) > 0 && mids[0] == in.pos {
+			e.b = append(e.b, e.s.b[from:in.pos]...)
+			from, mids = in.pos, mids[1:]
+			e.check(chunk)
+		}
+		if !e.changes(&in) {
+			continue
+		}
+		e.b = append(e.b, e.s.b[from:in.pos]...)
+		from = in.end
+		if in.op == opLoop {
+			e.loop(&in, &loops[0])
+			loops = loops[1:]
+		} else {
+			e.change(&in)
+		}
+	}
+	e.b = append(e.b, e.s.b[from:r.end]...)
+}
+
+// changes keeps count of blocks and says whether the instruction must be
+// written anew.
+func (e *emitter) changes(in *instr) bool {
+	switch in.op {
+	case opBlock, opIf:
+		e.depth++
+	case opEnd:
+		e.depth--
+		return e.leased != 0 && e.depth < e.leased
+	case opBr, opBrIf:
+		return e.leased != 0 && in.a > e.depth-e.leased
+	case opBrTable:
+		return e.leased != 0
+	case opReturn:
+		return e.wrapped
+	case opLoop, opCall, opRefFunc, opTableSet, opElemDrop, opDataDrop,
+		opMemoryInit, opMemoryCopy, opMemoryFill, opTableInit, opTableCopy, opTableGrow, opTableFill:
+		return true
+	}
+	return false
+}
+
+func (e *emitter) change(in *instr) {
+	switch in.op {
+	case opEnd: // of a leased loop, and of the loop around it
+		e.b = append(e.b, opEnd, opEnd)
+		e.depth--
+		e.leased = 0
+	case opBr, opBrIf:
+		e.op(byte(in.op), e.label(in.a))
+	case opBrTable:
+		r := &reader{b: e.s.b, p: in.targets, end: in.end}
+		e.op(opBrTable, in.a)
+		for n := uint32(0); n <= in.a; n++ {
+			e.b = appendU32(e.b, e.label(r.u32()))
+		}
+	case opReturn:
+		e.op(opBr, e.depth-2)
+	case opCall:
+		e.op(opCall, e.fn(in.a))
+	case opRefFunc:
+		e.i32(int32(e.v.refs[in.a]))
+		e.op(opTableGet, e.hidden)
+	case opTableSet, opElemDrop, opDataDrop:
+		e.b = append(e.b, e.s.b[in.pos:in.end]...)
+		e.mark(dirtyOf(in.op))
+	default:
+		e.stats.Split++
+		e.op(opCall, e.helper(in))
+	}
+}
+
+func dirtyOf(op uint32) int32 {
+	switch op {
+	case opElemDrop:
+		return DirtyElem
+	case opDataDrop:
+		return DirtyData
+	case opMemoryInit, opMemoryCopy, opMemoryFill:
+		return 0
+	}
+	return DirtyTable
+}
+
+// label is a label as it is inside a leased loop, which stands in one more
+// block than it did.
+func (e *emitter) label(l uint32) uint32 {
+	if e.leased != 0 && l > e.depth-e.leased {
+		return l + 1
+	}
+	return l
+}
+
+// loop writes a loop and its check. A loop that calls nothing counts in a
+// local and holds no call: when the lease is used up it goes back to a loop
+// around it, whose head takes a new lease. So the inner loop keeps its values
+// in registers, and nothing goes through memory.
+func (e *emitter) loop(in *instr, l *loop) {
+	head := e.s.b[in.pos:in.end]
+	e.depth++
+	e.b = append(e.b, head...)
+	if !l.leased() {
+		e.check(max(l.weight, 1))
+		return
+	}
+	e.stats.Checks++
+	e.depth++
+	e.leased = e.depth
+	e.op(opLocalGet, e.local)
+	e.i32(0)
+	e.b = append(e.b, 0x48, opIf, 0x40) // i32.lt_s
+	e.op(opCall, e.lease)
+	e.op(opLocalSet, e.local)
+	e.b = append(e.b, opEnd)
+	e.b = append(e.b, head...)
+	e.op(opLocalGet, e.local)
+	e.i32(max(l.weight, 1))
+	e.b = append(e.b, 0x6b) // i32.sub
+	e.op(opLocalTee, e.local)
+	e.i32(0)
+	e.b = append(e.b, 0x48, opBrIf, 1)
+}
