@@ -93,7 +93,8 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{}), space: space{dir: cfg.Dir, reserve: cfg.Reserve}}
+	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{})}
+	b.space = space{dir: cfg.Dir, reserve: cfg.Reserve, limit: cfg.MaxStore, used: b.used}
 	if err := b.start(ctx); err != nil {
 		b.Close()
 		return nil, err
@@ -110,10 +111,10 @@ func (b *Bus) start(ctx context.Context) error {
 		SyncAlways: true, // an acknowledgement comes after fsync
 		NoSigs:     true,
 		MaxPayload: maxPayload,
-		// In memory nothing is kept; unlimited on disk leaves the limit to
-		// the free-space check.
+		// In memory nothing is kept. The limit on disk is kept by space.go:
+		// the server's own would refuse what frees space too.
 		JetStreamMaxMemory: 16 << 20,
-		JetStreamMaxStore:  cmp.Or(b.cfg.MaxStore, 1<<60),
+		JetStreamMaxStore:  1 << 60,
 		// An answer that is late must not look like a lost connection.
 		WriteDeadline: 30 * time.Second,
 	}
@@ -180,6 +181,15 @@ func (b *Bus) onClose(f func()) error {
 	return nil
 }
 
+// used is how many bytes the server keeps.
+func (b *Bus) used() int64 {
+	info, err := b.srv.Jsz(nil)
+	if err != nil {
+		return 0
+	}
+	return int64(info.Store)
+}
+
 // Stats is how much the bus holds.
 type Stats struct {
 	Bytes int64 // on disk
@@ -188,15 +198,9 @@ type Stats struct {
 }
 
 // Stats reads how much the bus holds.
-func (b *Bus) Stats(ctx context.Context) (Stats, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	info, err := b.js.AccountInfo(ctx)
-	if err != nil {
-		return Stats{}, wrap(err, "read the size of the bus")
-	}
+func (b *Bus) Stats() Stats {
 	free, _ := freeBytes(b.cfg.Dir)
-	return Stats{Bytes: int64(info.Store), Limit: b.cfg.MaxStore, Free: max(0, free-b.cfg.Reserve)}, nil
+	return Stats{Bytes: b.used(), Limit: b.cfg.MaxStore, Free: max(0, free-b.cfg.Reserve)}
 }
 
 // bounded gives ctx a deadline if it has none: without one an answer that was

@@ -114,10 +114,8 @@ func (t *Table) write(ctx context.Context, doing, key string, value []byte, do f
 	if len(value) > MaxValue {
 		return 0, lode.Errorf(lode.TooLarge, "%s %s in table %s: a value has at most %d bytes, not %d", doing, key, t.name, MaxValue, len(value))
 	}
-	if doing != "delete" {
-		if err := t.b.space.take(len(value) + 256); err != nil {
-			return 0, err
-		}
+	if err := t.b.space.take(len(value)+256, doing == "delete"); err != nil {
+		return 0, err
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
