@@ -1,0 +1,19 @@
+// Package invoke runs functions: it admits invocations, queues them fairly,
+// hands them to a warm pool, and performs what guests ask of the host. It also
+// keeps asynchronous work, its retries, results and dead letters, the cron
+// clock, and the consumers of queues.
+//
+// What it promises. Of invocations that wait, the function that got the least
+// CPU so far goes first, so a flood of one function does not starve another. A
+// waiting line is bounded. Every invocation has a deadline and gives one
+// Record. What Submit, PutQueue or a finished asynchronous invocation
+// acknowledged is durable, and survives kill -9: work is done at least once,
+// under one idempotency key at most one answer is ever told. A fetch reaches
+// no address that its function's egress forbids, whatever DNS says.
+//
+// It decides nothing about what is deployed or how code runs: the catalog,
+// pools, datasets and durable tables are interfaces declared in ports.go, and
+// node passes the implementations. Only node and the command may import it.
+//
+// Lock order: Calls.mu, then gate.mu. No lock is held while a port is called.
+package invoke
