@@ -44,6 +44,7 @@ type Config struct {
 	Args      []string
 	Env       map[string]string // of commands, and op config
 	Reuse     bool              // keep sandboxes dirty between invocations
+	OKExit    []int             // exit codes of commands that are no failure; empty: 0 alone
 }
 
 // Program is loaded code with its warm snapshot, from which sandboxes are made.
@@ -86,6 +87,68 @@ type Invocation struct {
 	Windows  Windows   // jobs only, else nil
 
 	Usage lode.Usage // filled by Invoke
+	// ExitCode is what a command exited with, or 0.
+	ExitCode int
+	// Reply is what the guest has answered and Out was not given: filled by the
+	// driver, handed on by Pool.Invoke when the sandbox is back. After a crash
+	// it holds what would have been answered. Its memory is used again.
+	Reply Reply
+}
+
+// Reply is an answer on its way. Drivers append to it and hand it to Out
+// themselves, with Flush, only when it grows over ReplyMax.
+type Reply struct {
+	Head []byte // encoded pairs, without a body; empty: none given
+	Body []byte
+	Sent bool // Out.Head was called
+}
+
+// ReplyMax is the number of bytes of a Reply's body above which a driver hands
+// it on before the guest has ended.
+const ReplyMax = 64 << 10
+
+// Flush hands on what is in Reply, the head first. It may block as long as Out
+// does.
+func (inv *Invocation) Flush() error {
+	r := &inv.Reply
+	if !r.Sent {
+		r.Sent = true
+		head := r.Head
+		if len(head) == 0 {
+			head = noHead[:]
+		}
+		if err := inv.Out.Head(head); err != nil {
+			return err
+		}
+	}
+	if len(r.Body) == 0 {
+		return nil
+	}
+	_, err := inv.Out.Write(r.Body)
+	r.Body = r.Body[:0]
+	return err
+}
+
+// noHead is the head of a message without pairs.
+var noHead [4]byte
+
+// Interrupter is implemented by a Stream whose Read can block for long.
+// Interrupt makes the Read under way, and all later ones, return soon. Without
+// it the end of the invocation waits for the Read under way.
+type Interrupter interface{ Interrupt() }
+
+// Keyer is implemented by drivers that can tell before compiling where
+// compiled code belongs.
+type Keyer interface {
+	// Key names the code of module: Fingerprint and the digest of everything
+	// that goes into the code. Modules with equal keys share code.
+	Key(module []byte) string
+}
+
+// Describer is implemented by drivers that can tell what Compile tells from
+// code compiled before.
+type Describer interface {
+	Describe(ctx context.Context, module, code []byte, l lode.Limits) (*Info, error)
 }
 
 // Answer takes what the guest answers. Its methods are called from the

@@ -1,0 +1,345 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"lode"
+)
+
+// Pool keeps the warm sandboxes of one revision. It is safe for concurrent
+// use.
+type Pool struct {
+	e   *Engine
+	c   Config
+	src Source
+
+	loading sync.Mutex // held while the program is loaded; before mu
+
+	mu     sync.Mutex
+	prog   Program // nil: not loaded
+	warm   []warm  // a stack: the last one used is the first taken
+	busy   int
+	used   time.Time
+	closed bool
+	idle   *sync.Cond // busy == 0
+	stats  Stats
+}
+
+type warm struct {
+	sb    Sandbox
+	since time.Time
+}
+
+// Stats say what a Pool, or an Engine, holds and did.
+type Stats struct {
+	Pools   int   // pools
+	Loaded  int   // of them with their program in memory
+	Bytes   int64 // code and images in memory
+	Warm    int   // sandboxes ready
+	Busy    int   // sandboxes at work
+	Memory  int64 // bytes of the warm sandboxes
+	Calls   int64 // invocations ended
+	Cold    int64 // sandboxes made
+	Retired int64 // sandboxes closed because they could not be made clean
+	Loads   int64 // times the program was loaded
+}
+
+func (s *Stats) add(o Stats) {
+	s.Pools += o.Pools
+	s.Loaded += o.Loaded
+	s.Bytes += o.Bytes
+	s.Warm += o.Warm
+	s.Busy += o.Busy
+	s.Memory += o.Memory
+	s.Calls += o.Calls
+	s.Cold += o.Cold
+	s.Retired += o.Retired
+	s.Loads += o.Loads
+}
+
+// Pool makes the pool of one revision. Nothing is loaded until it is needed:
+// by Invoke, or by Limits.ScaleMin. Close it when the revision is gone.
+func (e *Engine) Pool(c Config, src Source) (*Pool, error) {
+	p := &Pool{e: e, c: c, src: src, used: time.Now()}
+	p.idle = sync.NewCond(&p.mu)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, lode.Errorf(lode.Unavailable, "the engine is closed")
+	}
+	e.pools[p] = struct{}{}
+	return p, nil
+}
+
+// Config is what the pool was made with.
+func (p *Pool) Config() Config { return p.c }
+
+// Warm loads the program and makes sandboxes until n are ready, at least
+// Limits.ScaleMin.
+func (p *Pool) Warm(ctx context.Context, n int) error {
+	n = max(n, p.c.Limits.ScaleMin)
+	for {
+		p.mu.Lock()
+		enough := len(p.warm)+p.busy >= n
+		p.mu.Unlock()
+		if enough {
+			return nil
+		}
+		if err := p.enter(); err != nil {
+			return err
+		}
+		sb, err := p.make(ctx)
+		if err != nil {
+			p.leave()
+			return err
+		}
+		p.mu.Lock()
+		p.warm = append(p.warm, warm{sb, time.Now()})
+		p.leaveLocked()
+		p.mu.Unlock()
+	}
+}
+
+// Invoke runs one invocation in a clean sandbox and hands its answer on. Errors
+// are those of Sandbox.Invoke, and those of loading: Invalid, Damaged,
+// Unavailable.
+func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
+	inv.ExitCode = 0
+	inv.Reply = Reply{Head: inv.Reply.Head[:0], Body: inv.Reply.Body[:0]}
+	sb, cold, err := p.take(ctx)
+	if err != nil {
+		return err
+	}
+	inv.Usage.Cold = cold
+	err = sb.Invoke(ctx, inv)
+	inv.Usage.Memory = max(inv.Usage.Memory, sb.Memory())
+	p.give(sb, inv.Windows != nil)
+	if err != nil {
+		return err
+	}
+	return inv.Flush()
+}
+
+// take hands out a clean sandbox and counts it as busy.
+func (p *Pool) take(ctx context.Context) (sb Sandbox, cold bool, err error) {
+	if err := p.enter(); err != nil {
+		return nil, false, err
+	}
+	p.mu.Lock()
+	if n := len(p.warm); n > 0 {
+		sb = p.warm[n-1].sb
+		p.warm[n-1] = warm{}
+		p.warm = p.warm[:n-1]
+		p.mu.Unlock()
+		return sb, false, nil
+	}
+	p.mu.Unlock()
+	sb, err = p.make(ctx)
+	if err != nil {
+		p.leave()
+	}
+	return sb, true, err
+}
+
+// give takes a sandbox back, cleans it, and counts it as idle.
+func (p *Pool) give(sb Sandbox, discard bool) {
+	ok := !discard && sb.Reset()
+	if !ok {
+		sb.Close()
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.Calls++
+	p.used = now
+	if ok {
+		p.warm = append(p.warm, warm{sb, now})
+	} else {
+		p.stats.Retired++
+	}
+	p.leaveLocked()
+}
+
+func (p *Pool) enter() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return lode.Errorf(lode.Unavailable, "%s is being removed", p.c.Revision)
+	}
+	p.busy++
+	return nil
+}
+
+func (p *Pool) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaveLocked()
+}
+
+func (p *Pool) leaveLocked() {
+	p.busy--
+	if p.busy == 0 {
+		p.idle.Broadcast()
+	}
+}
+
+// make makes a sandbox. The caller has entered, so that the program stays.
+func (p *Pool) make(ctx context.Context) (Sandbox, error) {
+	prog, err := p.program(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sb, err := prog.Sandbox(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.stats.Cold++
+	p.mu.Unlock()
+	return sb, nil
+}
+
+// program is the loaded program. Of many callers one loads it.
+func (p *Pool) program(ctx context.Context) (Program, error) {
+	if prog := p.loaded(); prog != nil {
+		return prog, nil
+	}
+	p.loading.Lock()
+	defer p.loading.Unlock()
+	if prog := p.loaded(); prog != nil {
+		return prog, nil
+	}
+	prog, err := p.e.load(ctx, p.src, p.c)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.prog, p.used = prog, time.Now()
+	p.stats.Loads++
+	p.mu.Unlock()
+	p.e.fit(p)
+	return prog, nil
+}
+
+func (p *Pool) loaded() Program {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.prog
+}
+
+// shrink closes the sandboxes that were not used since t, but for
+// Limits.ScaleMin of them.
+func (p *Pool) shrink(t time.Time) {
+	p.mu.Lock()
+	n := 0 // warm is ordered by since: the bottom of the stack is the oldest
+	for n < len(p.warm)-p.c.Limits.ScaleMin && p.warm[n].since.Before(t) {
+		n++
+	}
+	old := slices.Clone(p.warm[:n])
+	p.warm = slices.Delete(p.warm, 0, n)
+	p.mu.Unlock()
+	for _, w := range old {
+		w.sb.Close()
+	}
+}
+
+// drop unloads the program if nothing runs in it, and reports the bytes freed.
+func (p *Pool) drop() int64 {
+	p.mu.Lock()
+	if p.busy > 0 || p.prog == nil || p.c.Limits.ScaleMin > 0 && !p.closed {
+		p.mu.Unlock()
+		return 0
+	}
+	prog, old := p.prog, p.warm
+	p.prog, p.warm = nil, nil
+	p.mu.Unlock()
+	n := prog.Bytes()
+	for _, w := range old {
+		w.sb.Close()
+	}
+	if err := prog.Close(); err != nil {
+		p.e.c.Logger.Warn("program cannot be closed", "revision", p.c.Revision, "err", err)
+	}
+	return n
+}
+
+// fit drops the least recently used programs until the budget holds. keep is
+// never dropped.
+func (e *Engine) fit(keep *Pool) {
+	type loaded struct {
+		p     *Pool
+		used  time.Time
+		bytes int64
+	}
+	var sum int64
+	var all []loaded
+	for _, p := range e.all() {
+		p.mu.Lock()
+		if p.prog != nil {
+			l := loaded{p, p.used, p.prog.Bytes()}
+			sum += l.bytes
+			all = append(all, l)
+		}
+		p.mu.Unlock()
+	}
+	if sum <= e.c.CodeBudget {
+		return
+	}
+	slices.SortFunc(all, func(a, b loaded) int { return cmp.Compare(a.used.UnixNano(), b.used.UnixNano()) })
+	for _, l := range all {
+		if sum <= e.c.CodeBudget {
+			return
+		}
+		if l.p != keep {
+			sum -= l.p.drop()
+		}
+	}
+}
+
+// Stats say what the pool holds and did.
+func (p *Pool) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stats
+	s.Pools, s.Warm, s.Busy = 1, len(p.warm), p.busy
+	for _, w := range p.warm {
+		s.Memory += w.sb.Memory()
+	}
+	if p.prog != nil {
+		s.Loaded, s.Bytes = 1, p.prog.Bytes()
+	}
+	return s
+}
+
+// Close closes the sandboxes and the program. It waits for invocations under
+// way; new ones get Unavailable.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	for p.busy > 0 {
+		p.idle.Wait()
+	}
+	p.mu.Unlock()
+	p.drop()
+	p.e.mu.Lock()
+	delete(p.e.pools, p)
+	p.e.mu.Unlock()
+	return nil
+}
+
+// macKey makes the key of the code's MAC from the platform's.
+func macKey(key []byte) (k [32]byte) {
+	if len(key) == 0 {
+		rand.Read(k[:]) // never fails
+		return k
+	}
+	blake3.DeriveKey("lode 2026 compiled code", key, k[:])
+	return k
+}
