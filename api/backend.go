@@ -85,6 +85,10 @@ type Blobs interface {
 	// PutBlob stores r under d; Damaged if the bytes do not have that digest,
 	// and then nothing is kept. size is -1 if it is not known.
 	PutBlob(ctx context.Context, ns lode.Namespace, d lode.Digest, size int64, r io.Reader) error
+	// DescribeBlob compiles the module d, if that was not done before, and
+	// tells what it says of itself. NotFound if d is not there, Invalid for
+	// what is no module or a broken one. A deploy of d compiles nothing again.
+	DescribeBlob(ctx context.Context, ns lode.Namespace, d lode.Digest) (Module, error)
 }
 
 // Calls is asynchronous work: queued, running, done, failed, dead.

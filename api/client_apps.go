@@ -120,6 +120,12 @@ func (c *Client) PutBlob(ctx context.Context, d lode.Digest, size int64, r io.Re
 	return decode(resp, nil)
 }
 
+// DescribeBlob is what an artifact that is there says of itself.
+func (c *Client) DescribeBlob(ctx context.Context, d lode.Digest) (v Module, err error) {
+	err = c.do(ctx, http.MethodGet, path("blobs/%s/module", d.String()), nil, nil, &v, "")
+	return v, err
+}
+
 // ListCalls lists asynchronous calls, newest first.
 func (c *Client) ListCalls(ctx context.Context, f CallFilter, p Page) (l List[Call], err error) {
 	q := paged(p, nil)

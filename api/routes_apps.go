@@ -37,6 +37,7 @@ func appRoutes() []route {
 		{id: "functions.unalias", method: "DELETE", path: "/v1/functions/{name}/aliases/{alias}", role: RoleDeploy, write: true, summary: "Remove an alias", reply: Function{}, serve: removeAlias},
 		{id: "blobs.has", method: "HEAD", path: "/v1/blobs/{digest}", role: RoleDeploy, summary: "Is this artifact there?", serve: hasBlob},
 		{id: "blobs.put", method: "PUT", path: "/v1/blobs/{digest}", role: RoleDeploy, summary: "Upload an artifact; its BLAKE3 digest is checked", bodyRaw: "application/octet-stream", serve: putBlob},
+		{id: "blobs.describe", method: "GET", path: "/v1/blobs/{digest}/module", role: RoleDeploy, summary: "Compile an artifact, and tell what it says of itself", reply: Module{}, serve: describeBlob},
 	}
 }
 
@@ -316,4 +317,19 @@ func putBlob(c *call) error {
 		return err
 	}
 	return c.noContent()
+}
+
+func describeBlob(c *call) error {
+	if c.b.Blobs == nil {
+		return missing("blobs")
+	}
+	d, err := c.digest()
+	if err != nil {
+		return err
+	}
+	v, err := c.b.Blobs.DescribeBlob(c.r.Context(), c.ns, d)
+	if err != nil {
+		return err
+	}
+	return c.json(v, "")
 }

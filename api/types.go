@@ -124,6 +124,12 @@ type Removed struct {
 	Until time.Time `json:"kept_until,omitzero"` // undo works until then; zero: it does not
 }
 
+// Module is what a node finds in an artifact.
+type Module struct {
+	Contract    lode.Contract     `json:"contract"`
+	Description *lode.Description `json:"description,omitempty"` // nil: a command, or it does not say
+}
+
 // CallFilter picks calls. Zero fields pick all.
 type CallFilter struct {
 	Function lode.Name
