@@ -33,7 +33,8 @@ type plan struct {
 	guard  uint32
 	chain  uint32 // estimated stack of it and what it calls, up to guarded functions
 	leases bool   // some loop counts in the local
-	heads  bool   // the entry falls into a loop: one check does for both
+	edge   bool   // the first loop is a dispatch loop whose check is at its plain branches back
+	jumps  []jump
 }
 
 // frame is an open block.
@@ -63,6 +64,8 @@ type charger struct {
 	v      *survey
 	frames []frame
 	scopes []scope
+	pc     *dispatch // of the function, or nil
+	past   history
 	cur    int32 // longest way from the last check to here; -1: dead code
 }
 
@@ -93,7 +96,7 @@ func (c *charger) function(i int) error {
 	p := &c.plans[i]
 	c.frames = append(c.frames[:0], frame{op: opBlock, ways: -1, arity: int32(len(c.s.types[c.s.funcs[i]].Results))})
 	c.scopes = append(c.scopes[:0], scope{loop: -1})
-	c.cur = 0
+	c.cur, c.pc, c.past = 0, nil, history{}
 	r := c.s.code(i)
 	var in instr
 	for r.next(&in) {
@@ -102,6 +105,9 @@ func (c *charger) function(i int) error {
 			break
 		}
 		c.step(r, p, &in)
+		if c.pc != nil {
+			c.past.push(&in)
+		}
 	}
 	if r.err == nil && len(c.frames) != 0 {
 		r.fail(r.p, "%d blocks are not ended", len(c.frames))
@@ -111,6 +117,9 @@ func (c *charger) function(i int) error {
 	}
 	top := &c.scopes[0]
 	w := top.worst + checkCost
+	if p.edge = c.pc != nil && c.pc.plain && !p.loops[0].split; p.edge {
+		w += p.loops[0].weight // the first time through, nobody else pays
+	}
 	if p.leases = hasLeases(p); p.leases {
 		w += firstLease
 	}
@@ -126,7 +135,7 @@ func (c *charger) function(i int) error {
 
 func hasLeases(p *plan) bool {
 	for i := range p.loops {
-		if p.loops[i].leased() {
+		if p.loops[i].leased() && !(i == 0 && p.edge) {
 			return true
 		}
 	}
@@ -210,6 +219,9 @@ func (c *charger) open(r *reader, p *plan, in *instr) {
 	f := frame{op: byte(in.op), ways: -1, start: c.cur, depth: int32(len(c.scopes) - 1), arity: results, dead: c.cur < 0}
 	if in.op == opLoop {
 		c.busy()
+		if len(p.loops) == 0 && len(c.scopes) == 1 && c.cur >= 0 {
+			c.pc = findDispatch(r, in, len(c.frames))
+		}
 		c.scopes = append(c.scopes, scope{loop: len(p.loops), entry: c.cur})
 		p.loops = append(p.loops, loop{})
 		f.depth, f.arity = f.depth+1, params
@@ -256,13 +268,39 @@ func (c *charger) close(p *plan) {
 	default:
 		c.cur = max(c.cur, f.ways)
 	}
+	if c.pc != nil {
+		c.pc.end(len(c.frames), c.cur)
+	}
 }
 
 // branch spends for a branch to label and its values.
 func (c *charger) branch(r *reader, p *plan, in *instr) {
 	f := c.label(r, in, in.a)
+	if d := c.pc; d != nil && !d.closed && f == &c.frames[d.loop] {
+		if in.op == opBr {
+			f = c.jump(p, in)
+		} else {
+			d.plain = false
+		}
+	}
 	c.spend(p, in, in.weight+f.arity)
 	c.reach(f)
+}
+
+// jump notes a plain branch to the dispatch loop and gives the frame it reaches.
+func (c *charger) jump(p *plan, in *instr) *frame {
+	d := c.pc
+	to, way := d.aim(&c.past)
+	j := jump{pos: in.pos, label: uint32(len(c.frames) - 1 - to)}
+	if to == d.loop {
+		here := c.cur
+		if len(c.scopes) > 2 {
+			here = c.scopes[2].entry
+		}
+		j.weight = checkCost + max(here, 0) - min(way, max(here, 0))
+	}
+	p.jumps = append(p.jumps, j)
+	return &c.frames[to]
 }
 
 // label is the frame that a label names.
@@ -291,7 +329,12 @@ func (c *charger) reach(f *frame) {
 // brTable spends once, for the costliest target.
 func (c *charger) brTable(r *reader, p *plan, in *instr) {
 	var arity int32
-	c.targets(r, in, func(f *frame) { arity = max(arity, f.arity) })
+	c.targets(r, in, func(f *frame) {
+		arity = max(arity, f.arity)
+		if d := c.pc; d != nil && !d.closed && f == &c.frames[d.loop] {
+			d.plain = false
+		}
+	})
 	c.spend(p, in, in.weight+arity)
 	c.targets(r, in, c.reach)
 }

@@ -1,8 +1,8 @@
 package rewrite
 
-// The counter is one i64: the fuel left in its high half, the stack left in
-// its low half, so that a guarded function pays both with one addition. The
-// guest is to be asked when either is negative.
+// The counter is one i64, stack left * 2^32 + fuel left, so that a guarded
+// function pays both with one addition and a loop needs a small constant only.
+// When either is negative the slow path is due.
 const bothSigns = -0x7fff_ffff_8000_0000 // 0x8000_0000_8000_0000
 
 // emitter writes the code of functions.
@@ -20,13 +20,15 @@ type emitter struct {
 	types   *typeTable
 	helpers helpers
 	stats   Stats
-	form    int
 	// of the function being written
 	b       []byte
-	local   uint32 // counts what is left of the lease
-	depth   uint32 // open blocks, those that the pass added included
-	leased  uint32 // depth inside the leased loop that is open; 0: none
-	wrapped bool   // a block stands around the body
+	local   uint32   // counts what is left of the lease
+	wrapped bool     // a block stands around the body
+	places  []uint32 // of each open block of the original: its depth as written
+	depth   uint32   // open blocks as written
+	moved   uint32   // loops around loops that are open
+	jumps   []jump
+	edge    bool // the dispatch loop's check is at its branches back
 }
 
 // fn is the new index of a function.
@@ -54,19 +56,31 @@ func (e *emitter) i64(v int64) { e.b = appendS64(append(e.b, opI64Const), v) }
 // check takes weight units of fuel and calls the slow path when none is left.
 func (e *emitter) check(weight int32) {
 	e.stats.Checks++
-	e.add(-int64(weight) << 32)
-	e.op(opGlobalGet, e.counter)
-	e.i64(0)
-	e.b = append(e.b, 0x53, opIf, 0x40) // i64.lt_s
+	e.add(-int64(weight))
+	e.ask()
+}
+
+// ask calls the slow path when the fuel is negative.
+func (e *emitter) ask() {
+	e.spent()
+	e.raw(opIf, 0x40)
 	e.op(opCall, e.slow)
-	e.b = append(e.b, opEnd)
+	e.raw(opEnd)
+}
+
+// spent leaves 1 when the fuel is negative.
+func (e *emitter) spent() {
+	e.op(opGlobalGet, e.counter)
+	e.raw(0xa7) // i32.wrap_i64
+	e.i32(0)
+	e.raw(0x48) // i32.lt_s
 }
 
 // enter is the check of a guarded function: fuel and stack.
 func (e *emitter) enter(weight int32, guard uint32) {
 	e.stats.Checks++
 	e.stats.Guarded++
-	e.add(-int64(weight)<<32 - int64(guard))
+	e.add(-int64(weight) - int64(guard)<<32)
 	e.op(opGlobalGet, e.counter)
 	e.i64(bothSigns)
 	e.b = append(e.b, 0x83) // i64.and
@@ -88,7 +102,7 @@ func (e *emitter) mark(flags int32) {
 func (e *emitter) function(i int) {
 	p, b := &e.plans[i], &e.s.bodies[i]
 	t := e.s.types[e.s.funcs[i]]
-	e.depth, e.leased, e.wrapped = 1, 0, p.guard > 0
+	e.depth, e.moved, e.wrapped = 1, 0, p.guard > 0
 	e.locals(p, b, len(t.Params))
 	switch {
 	case p.guard > 0:
@@ -105,9 +119,10 @@ func (e *emitter) function(i int) {
 		e.b = e.types.block(e.b, t.Results)
 		e.depth++
 	}
+	e.places = append(e.places[:0], e.depth)
 	e.code(i, p)
 	if e.wrapped {
-		e.add(int64(p.guard))
+		e.add(int64(p.guard) << 32)
 		e.b = append(e.b, opEnd)
 	}
 }
@@ -130,6 +145,7 @@ func (e *emitter) locals(p *plan, b *body, params int) {
 func (e *emitter) code(i int, p *plan) {
 	r := e.s.code(i)
 	from, loops, mids := r.p, p.loops, p.mids
+	e.jumps, e.edge = p.jumps, p.edge
 	var in instr
 	for r.next(&in) {
 		for len(mids) > 0 && mids[0] == in.pos {
@@ -143,7 +159,7 @@ func (e *emitter) code(i int, p *plan) {
 		e.b = append(e.b, e.s.b[from:in.pos]...)
 		from = in.end
 		if in.op == opLoop {
-			e.loop(&in, &loops[0])
+			e.loop(&in, &loops[0], p.edge && len(loops) == len(p.loops))
 			loops = loops[1:]
 		} else {
 			e.change(&in)
@@ -157,14 +173,17 @@ func (e *emitter) code(i int, p *plan) {
 func (e *emitter) changes(in *instr) bool {
 	switch in.op {
 	case opBlock, opIf:
-		e.depth++
+		e.open()
 	case opEnd:
-		e.depth--
-		return e.leased != 0 && e.depth < e.leased
-	case opBr, opBrIf:
-		return e.leased != 0 && in.a > e.depth-e.leased
-	case opBrTable:
-		return e.leased != 0
+		top := len(e.places) - 1
+		extra := top > 0 && e.places[top] > e.places[top-1]+1
+		e.depth = e.places[top] - 1
+		e.places = e.places[:top]
+		return extra
+	case opBr:
+		return e.moved > 0 || len(e.jumps) > 0 && e.jumps[0].pos == in.pos
+	case opBrIf, opBrTable:
+		return e.moved > 0
 	case opReturn:
 		return e.wrapped
 	case opLoop, opCall, opRefFunc, opTableSet, opElemDrop, opDataDrop,
@@ -174,14 +193,22 @@ func (e *emitter) changes(in *instr) bool {
 	return false
 }
 
+// open notes a block of the original.
+func (e *emitter) open() {
+	e.depth++
+	e.places = append(e.places, e.depth)
+}
+
 func (e *emitter) change(in *instr) {
 	switch in.op {
-	case opEnd: // of a leased loop, and of the loop around it
-		e.b = append(e.b, opEnd, opEnd)
+	case opEnd: // of a loop, and of the loop around it
+		e.raw(opEnd, opEnd)
 		e.depth--
-		e.leased = 0
-	case opBr, opBrIf:
-		e.op(byte(in.op), e.label(in.a))
+		e.moved--
+	case opBr:
+		e.branch(in)
+	case opBrIf:
+		e.op(opBrIf, e.label(in.a))
 	case opBrTable:
 		r := &reader{b: e.s.b, p: in.targets, end: in.end}
 		e.op(opBrTable, in.a)
@@ -204,6 +231,25 @@ func (e *emitter) change(in *instr) {
 	}
 }
 
+// branch writes a plain branch, which may be a jump of the dispatch loop. One
+// that goes back holds no call either: out of fuel, it goes to the loop around.
+func (e *emitter) branch(in *instr) {
+	if len(e.jumps) == 0 || e.jumps[0].pos != in.pos {
+		e.op(opBr, e.label(in.a))
+		return
+	}
+	j := e.jumps[0]
+	e.jumps = e.jumps[1:]
+	label := e.label(j.label)
+	if j.weight > 0 && e.edge {
+		e.stats.Checks++
+		e.add(-int64(j.weight))
+		e.spent()
+		e.op(opBrIf, label+1)
+	}
+	e.op(opBr, label)
+}
+
 func dirtyOf(op uint32) int32 {
 	switch op {
 	case opElemDrop:
@@ -216,41 +262,46 @@ func dirtyOf(op uint32) int32 {
 	return DirtyTable
 }
 
-// label is a label as it is inside a leased loop, which stands in one more
-// block than it did.
+// label is the label, as written, of a block of the original.
 func (e *emitter) label(l uint32) uint32 {
-	if e.leased != 0 && l > e.depth-e.leased {
-		return l + 1
-	}
-	return l
+	return e.depth - e.places[len(e.places)-1-int(l)]
 }
 
-// loop writes a loop and its check. A loop that calls nothing counts in a
-// local and holds no call: when the lease is used up it goes back to a loop
-// around it, whose head takes a new lease. So the inner loop keeps its values
-// in registers, and nothing goes through memory.
-func (e *emitter) loop(in *instr, l *loop) {
+// loop writes a loop and its check. The check holds no call: when the fuel is
+// used up it goes back to a loop around the loop, whose head calls the slow
+// path. So the loop keeps its values in registers. One that has no calls and
+// no loops in it counts in a local, on a lease, and stays off memory too.
+func (e *emitter) loop(in *instr, l *loop, edge bool) {
 	head := e.s.b[in.pos:in.end]
-	e.depth++
 	e.b = append(e.b, head...)
-	if !l.leased() {
-		e.check(max(l.weight, 1))
+	e.depth++
+	e.moved++
+	e.open()
+	if edge {
+		e.ask()
+		e.b = append(e.b, head...)
 		return
 	}
 	e.stats.Checks++
-	e.depth++
-	e.leased = e.depth
-	e.op(opLocalGet, e.local)
-	e.i32(0)
-	e.b = append(e.b, 0x48, opIf, 0x40) // i32.lt_s
-	e.op(opCall, e.lease)
-	e.op(opLocalSet, e.local)
-	e.b = append(e.b, opEnd)
-	e.b = append(e.b, head...)
-	e.op(opLocalGet, e.local)
-	e.i32(max(l.weight, 1))
-	e.b = append(e.b, 0x6b) // i32.sub
-	e.op(opLocalTee, e.local)
-	e.i32(0)
-	e.b = append(e.b, 0x48, opBrIf, 1)
+	if l.leased() {
+		e.op(opLocalGet, e.local)
+		e.i32(0)
+		e.raw(0x48, opIf, 0x40) // i32.lt_s
+		e.op(opCall, e.lease)
+		e.op(opLocalSet, e.local)
+		e.raw(opEnd)
+		e.b = append(e.b, head...)
+		e.op(opLocalGet, e.local)
+		e.i32(max(l.weight, 1))
+		e.raw(0x6b) // i32.sub
+		e.op(opLocalTee, e.local)
+		e.i32(0)
+		e.raw(0x48) // i32.lt_s
+	} else {
+		e.ask()
+		e.b = append(e.b, head...)
+		e.add(-int64(max(l.weight, 1)))
+		e.spent()
+	}
+	e.raw(opBrIf, 1)
 }

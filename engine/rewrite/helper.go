@@ -123,16 +123,12 @@ func (e *emitter) pay(shift int32) {
 		e.raw(0x76) // i32.shr_u
 	}
 	e.raw(0xad) // i64.extend_i32_u
-	e.i64(-1 << 32)
+	e.i64(-1)
 	e.raw(0x7e) // i64.mul
 	e.op(opGlobalGet, e.counter)
 	e.raw(0x7c)
 	e.op(opGlobalSet, e.counter)
-	e.op(opGlobalGet, e.counter)
-	e.i64(0)
-	e.raw(0x53, opIf, 0x40)
-	e.op(opCall, e.slow)
-	e.raw(opEnd)
+	e.ask()
 }
 
 // split says how a bulk instruction is taken apart.

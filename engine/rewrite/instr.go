@@ -4,7 +4,7 @@ package rewrite
 type instr struct {
 	op       uint32 // prefixed ones: prefix<<8 | code
 	pos, end int    // bytes of the module that it takes
-	a, b     uint32 // immediates: index, alignment and offset, or the number of targets of a br_table
+	a, b     uint32 // immediates: index, alignment and offset, i32 constant, or the number of targets of a br_table
 	block    int64  // block type: an index, or a negative code
 	targets  int    // where a br_table's targets begin
 	weight   int32
@@ -60,7 +60,7 @@ func (r *reader) immediates(in *instr, s shape) {
 	case shapeMem:
 		r.memArg(in)
 	case shapeI32:
-		r.signed(32)
+		in.a = uint32(r.signed(32))
 	case shapeBlock:
 		in.block = r.blockType()
 	case shapeIndex2:

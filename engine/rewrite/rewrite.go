@@ -8,7 +8,7 @@ import (
 const (
 	defaultTable  = 1 << 16
 	defaultStack  = 8 << 20
-	defaultPeriod = 1 << 17
+	defaultPeriod = 1 << 18
 	maxTables     = 1 << 20 // elements, whatever Options say
 	maxStack      = 1 << 30
 	minPeriod     = 4 * chunk

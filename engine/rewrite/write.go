@@ -26,7 +26,7 @@ func newWriter(s *source, v *survey, plans []plan, o Options, m *Module) *writer
 }
 
 // full is the counter at its start.
-func (w *writer) full() int64 { return int64(w.o.Period)<<32 | int64(w.o.MaxStack) }
+func (w *writer) full() int64 { return int64(w.o.MaxStack)<<32 + int64(w.o.Period) }
 
 // runtime adds the functions that do not depend on the code.
 func (w *writer) runtime() {
@@ -35,18 +35,20 @@ func (w *writer) runtime() {
 	w.yield = e.types.index([]ValType{I32}, nil)
 	none, answer := e.types.index(nil, nil), e.types.index(nil, []ValType{I32})
 	e.slow = e.helpers.put("lode:slow", none, nil, e.asm(func() {
-		e.op(opGlobalGet, e.counter)
-		e.raw(0xa7) // i32.wrap_i64
-		e.i32(0)
-		e.raw(0x48, opIf, 0x40) // i32.lt_s
+		stack := func() { // (counter - fuel) >> 32
+			e.op(opGlobalGet, e.counter)
+			e.op(opGlobalGet, e.counter)
+			e.raw(0xc4, 0x7d) // i64.extend32_s, i64.sub
+		}
+		stack()
+		e.i64(0)
+		e.raw(0x53, opIf, 0x40) // i64.lt_s
 		e.i32(YieldStack)
 		e.op(opCall, yield)
 		e.raw(opUnreachable, opEnd)
-		e.op(opGlobalGet, e.counter)
-		e.i64(1<<32 - 1)
-		e.raw(0x83) // i64.and
-		e.i64(int64(w.o.Period) << 32)
-		e.raw(0x84) // i64.or
+		stack()
+		e.i64(int64(w.o.Period))
+		e.raw(0x7c) // i64.add
 		e.op(opGlobalSet, e.counter)
 		e.i32(YieldFuel)
 		e.op(opCall, yield)
@@ -59,8 +61,7 @@ func (w *writer) runtime() {
 	w.dirty = e.helpers.put(ExportDirty, answer, nil, e.asm(func() { e.op(opGlobalGet, e.dirty) }))
 	w.fuel = e.helpers.put(ExportFuel, answer, nil, e.asm(func() {
 		e.op(opGlobalGet, e.counter)
-		e.i64(32)
-		e.raw(0x87, 0xa7) // i64.shr_s, i32.wrap_i64
+		e.raw(0xa7) // i32.wrap_i64
 	}))
 	if !w.m.FreshOnly {
 		w.resetters()
