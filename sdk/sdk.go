@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-//go:embed go/*.go abi/abi.go
+//go:embed go/*.go abi/abi.go c/lode.h
 var files embed.FS
 
 // Files are the SDKs by their path below this folder.

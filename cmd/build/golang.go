@@ -96,7 +96,7 @@ func (b *builder) module() (module, error) {
 			return module{}, lode.Errorf(lode.Invalid, "go.mod: %w", err)
 		}
 		if dir == filepath.Dir(dir) {
-			return module{root: b.root, path: bend(filepath.Base(b.root))}, nil
+			return module{root: b.root, path: "function/" + bend(filepath.Base(b.root))}, nil
 		}
 	}
 }

@@ -20,7 +20,3 @@ func scriptKind(entry string) string {
 func (b *builder) script(context.Context, string) (*Artifact, error) {
 	return nil, lode.Errorf(lode.Unavailable, "not in this tree yet")
 }
-
-func (b *builder) clang(context.Context) (*Artifact, error) {
-	return nil, lode.Errorf(lode.Unavailable, "not in this tree yet")
-}

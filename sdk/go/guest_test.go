@@ -163,3 +163,7 @@ func TestGuest(t *testing.T) {
 		t.Errorf("logs %v, %v", r.Logs, err)
 	}
 }
+
+func TestVectors(t *testing.T) {
+	abitest.Conformance(t, build(t, "testdata/vectors", ""))
+}
