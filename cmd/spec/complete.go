@@ -21,6 +21,7 @@ func (s Source) Key() string { return strings.Join(append([]string{s.Path}, s.Bu
 
 // Artifact is what a build made of a source.
 type Artifact struct {
+	Name     lode.Name // of the folder or file that it was made of
 	Digest   lode.Digest
 	Size     int64
 	Language string
@@ -50,21 +51,23 @@ func (d *Declared) Sources() []Source {
 }
 
 // Complete puts artifacts, by Source.Key, into what is declared. Functions of
-// an implicit app come from what the code exports.
-func (d *Declared) Complete(built map[string]Artifact) (lode.App, error) {
+// an implicit app come from what the code exports. A folder of folders has
+// several artifacts: a function takes the one of its name.
+func (d *Declared) Complete(built map[string][]Artifact) (lode.App, error) {
 	app := lode.App{Name: d.Name, Functions: map[lode.Name]lode.Function{}, Queues: d.Queues, Datasets: d.Datasets}
 	if d.Implicit {
-		a, ok := built[Source{Path: d.Source}.Key()]
-		if !ok {
-			return app, nil // only data
+		for _, a := range built[Source{Path: d.Source}.Key()] { // none: only data
+			if err := d.fromExports(&app, a, len(built[Source{Path: d.Source}.Key()]) > 1); err != nil {
+				return app, err
+			}
 		}
-		return app, d.fromExports(&app, a)
+		return app, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Functions)) {
 		f := d.Functions[name]
-		a, ok := built[Source{Path: f.Source, Build: f.Build}.Key()]
-		if !ok {
-			return app, lode.Errorf(lode.Internal, "function %s has no artifact", name)
+		a, err := choose(name, built[Source{Path: f.Source, Build: f.Build}.Key()])
+		if err != nil {
+			return app, err
 		}
 		out, err := f.with(name, a)
 		if err != nil {
@@ -73,6 +76,22 @@ func (d *Declared) Complete(built map[string]Artifact) (lode.App, error) {
 		app.Functions[name] = out
 	}
 	return app, nil
+}
+
+// choose picks the artifact of a function among those of its source.
+func choose(name lode.Name, of []Artifact) (Artifact, error) {
+	if len(of) == 1 {
+		return of[0], nil
+	}
+	var names []string
+	for _, a := range of {
+		if a.Name == name {
+			return a, nil
+		}
+		names = append(names, string(a.Name))
+	}
+	return Artifact{}, lode.Errorf(lode.Invalid, "function %s: no folder or file of that name, and the app has several sources", name).
+		WithHint("say which: source: ./%s", strings.Join(names, ", ./"))
 }
 
 // exports lists the handlers and jobs of an artifact by name.
@@ -136,8 +155,9 @@ func agentsOnly(name lode.Name, a Artifact) error {
 		WithHint("export a handler beside it")
 }
 
-// fromExports makes a function of each handler and job.
-func (d *Declared) fromExports(app *lode.App, a Artifact) error {
+// fromExports makes a function of each handler and job. The default handler is
+// named as the app, or as its folder if there are several.
+func (d *Declared) fromExports(app *lode.App, a Artifact, several bool) error {
 	all := exports(a)
 	if len(all) == 0 {
 		if err := agentsOnly(d.Name, a); err != nil {
@@ -147,6 +167,9 @@ func (d *Declared) fromExports(app *lode.App, a Artifact) error {
 	}
 	for _, export := range slices.Sorted(maps.Keys(all)) {
 		name := d.Name
+		if several {
+			name = a.Name
+		}
 		if export != "" {
 			if name = FixName(export); name == "" {
 				return lode.Errorf(lode.Invalid, "no name can be made of the handler %q", export)

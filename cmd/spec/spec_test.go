@@ -207,8 +207,8 @@ func TestComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	art := func(e *lode.Description) map[string]Artifact {
-		return map[string]Artifact{"/x": {Size: 3, Language: "go", Contract: lode.ContractHandler, Exports: e}}
+	art := func(e *lode.Description) map[string][]Artifact {
+		return map[string][]Artifact{"/x": {{Name: "n", Size: 3, Language: "go", Contract: lode.ContractHandler, Exports: e}}}
 	}
 	app, err := d.Complete(art(both))
 	if f := app.Functions["b"]; err != nil || f.Export != "b" || f.Reduce != "guest" || f.Limits.Memory != 8*mib || f.Size != 3 {
@@ -229,6 +229,10 @@ func TestComplete(t *testing.T) {
 	app, err = d.Complete(art(nil)) // a command that says nothing of itself
 	if err != nil || app.Functions["x"].Artifact != (lode.Digest{}) || len(app.Functions) != 1 {
 		t.Fatalf("%+v %v", app, err)
+	}
+	two := map[string][]Artifact{"/x": {{Name: "one"}, {Name: "two"}}}
+	if app, err = d.Complete(two); err != nil || len(app.Functions) != 2 {
+		t.Fatalf("two folders: %+v %v", app, err)
 	}
 	if _, err = d.Complete(art(&lode.Description{Functions: []lode.Export{{Name: "q"}}})); lode.KindOf(err) != lode.Invalid {
 		t.Fatalf("a function took the name of a queue: %v", err)
