@@ -133,8 +133,9 @@ func (inv *Invocation) Flush() error {
 var noHead [4]byte
 
 // Interrupter is implemented by a Stream whose Read can block for long.
-// Interrupt makes the Read under way, and all later ones, return soon. Without
-// it the end of the invocation waits for the Read under way.
+// Interrupt makes the Read under way, and all later ones, return soon. A Stream
+// without it that is an io.Closer is closed instead; without both the end of
+// the invocation waits for the Read under way.
 type Interrupter interface{ Interrupt() }
 
 // Keyer is implemented by drivers that can tell before compiling where
@@ -176,6 +177,8 @@ type Host interface {
 // Slot is the invocation's share of the CPU. The engine gives it back while
 // the guest waits, so that a waiting guest holds no core.
 type Slot interface {
+	// Leave gives the slot back; without one it does nothing. It is also called
+	// after parts of a streamed answer were given to Out: they should go out.
 	Leave()
 	Enter(ctx context.Context) error
 }

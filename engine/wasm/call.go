@@ -7,6 +7,7 @@ import (
 
 	"lode"
 	"lode/engine"
+	"lode/engine/rewrite"
 	"lode/sdk/abi"
 )
 
@@ -156,7 +157,7 @@ func (c *call) why() stop {
 // yield is lode_sys.yield: every guest comes by here at least once in 100
 // microseconds of computing, so that the Go runtime can stop it too.
 func yield(c *call, stack []uint64) {
-	if stack[0] != 0 {
+	if uint32(stack[0]) != rewrite.YieldFuel {
 		panic(stopStack)
 	}
 	c.check()

@@ -70,7 +70,8 @@ func lastLine(s string) string {
 //	main.f(...)
 //		/file.go:7 +0x2
 func goPanic(tail string) *lode.GuestError {
-	for kind, mark := range map[string]string{"panic": "panic: ", "fatal error": "fatal error: "} {
+	for _, kind := range []string{"panic", "fatal error"} {
+		mark := kind + ": "
 		i := strings.LastIndex("\n"+tail, "\n"+mark)
 		if i < 0 {
 			continue

@@ -265,6 +265,9 @@ func (c *call) send() error {
 	c.inv.Usage.BodyOut += int64(len(c.inv.Reply.Body))
 	began := c.pause()
 	err := c.inv.Flush()
+	if c.inv.Slot != nil {
+		c.inv.Slot.Leave() // lets what was written go out
+	}
 	c.resume(began)
 	return err
 }

@@ -102,8 +102,11 @@ func (p *pump) close() {
 	if !running {
 		return
 	}
-	if i, ok := p.r.(engine.Interrupter); ok {
-		i.Interrupt()
+	switch r := p.r.(type) {
+	case engine.Interrupter:
+		r.Interrupt()
+	case io.Closer:
+		r.Close()
 	}
 	<-p.done
 }

@@ -2,6 +2,8 @@ package wasm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"reflect"
 	"runtime"
 	"time"
@@ -147,6 +149,20 @@ func (s *sandbox) Reset() bool {
 	}
 	s.used = false
 	return true
+}
+
+// Digest is the SHA-256 of all memory and all mutable globals, for tests of
+// what a reset restores.
+func (s *sandbox) Digest() (sum [32]byte) {
+	h := sha256.New()
+	h.Write(s.mem.bytes())
+	globals := make([]uint64, max(s.p.s.code.head.Slots, 1))
+	if f := s.mod.ExportedFunction(rewrite.ExportGlobals); f != nil {
+		f.CallWithStack(idle{}, globals)
+	}
+	binary.Write(h, binary.LittleEndian, globals)
+	h.Sum(sum[:0])
+	return sum
 }
 
 // Memory implements engine.Sandbox.

@@ -8,7 +8,7 @@ import (
 	"lode/engine/wasm"
 )
 
-func newDriver(t testing.TB) *wasm.Driver {
+func newDriver(t testing.TB) engine.Driver {
 	d, err := wasm.New(wasm.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -16,14 +16,4 @@ func newDriver(t testing.TB) *wasm.Driver {
 	return d
 }
 
-func TestFirst(t *testing.T) {
-	p := enginetest.Pool(t, newDriver(t), enginetest.C(t, "echo"), engine.Config{})
-	for range 3 {
-		got, inv, err := enginetest.Call(p, "hello")
-		t.Logf("%q %+v %v", got, inv.Usage, err)
-		if err != nil || got != "HELLO" {
-			t.Fatal(got, err)
-		}
-	}
-	t.Logf("%+v", p.Stats())
-}
+func TestDriver(t *testing.T) { enginetest.Run(t, newDriver) }
