@@ -32,6 +32,7 @@ type plan struct {
 	cost   int32 // what a call of it costs its caller
 	guard  uint32
 	chain  uint32 // estimated stack of it and what it calls, up to guarded functions
+	bulk   bool   // has memory.copy, fill or init, which want locals
 	leases bool   // some loop counts in the local
 	edge   bool   // the first loop is a dispatch loop whose check is at its plain branches back
 	jumps  []jump
@@ -66,7 +67,10 @@ type charger struct {
 	scopes []scope
 	pc     *dispatch // of the function, or nil
 	past   history
-	cur    int32 // longest way from the last check to here; -1: dead code
+	// what the function was seen to hold, for the estimate of its stack
+	values, sets, meetings int
+	vector                 bool
+	cur                    int32 // longest way from the last check to here; -1: dead code
 }
 
 // charge plans all functions, callees first.
@@ -97,6 +101,7 @@ func (c *charger) function(i int) error {
 	c.frames = append(c.frames[:0], frame{op: opBlock, ways: -1, arity: int32(len(c.s.types[c.s.funcs[i]].Results))})
 	c.scopes = append(c.scopes[:0], scope{loop: -1})
 	c.cur, c.pc, c.past = 0, nil, history{}
+	c.values, c.sets, c.meetings, c.vector = 0, 0, 0, false
 	r := c.s.code(i)
 	var in instr
 	for r.next(&in) {
@@ -104,6 +109,7 @@ func (c *charger) function(i int) error {
 			r.fail(in.pos, "code after the end of the function")
 			break
 		}
+		c.measure(&in)
 		c.step(r, p, &in)
 		if c.pc != nil {
 			c.past.push(&in)
@@ -178,6 +184,7 @@ func (c *charger) step(r *reader, p *plan, in *instr) {
 		c.spend(p, in, in.weight)
 		if in.op >= opMemoryInit && in.op <= opTableFill {
 			c.busy()
+			p.bulk = p.bulk || isMemory(in.op)
 		}
 	}
 }
@@ -348,20 +355,27 @@ func (c *charger) targets(r *reader, in *instr, do func(*frame)) {
 }
 
 // Stack. A function that can be reached from itself, or with which a chain of
-// calls gets large, is guarded: it adds its size to a counter while it runs.
+// calls gets large, is guarded: its size is off the counter while it runs. How
+// much stack the engine takes is known after it has compiled only; the
+// estimate gives a word to each parameter, local and result and to each
+// instruction that makes a value, since the engine may keep every value in a
+// slot of its own, and a part of a word to each local at each place where ways
+// meet, where it may make a new value.
 const (
 	frameBase  = 96
 	perValue   = 8
+	perMeeting = 2
 	chainLimit = 128 << 10
 )
 
 func (c *charger) stack(i int, chains []uint32) {
 	p, b, t := &c.plans[i], &c.s.bodies[i], c.s.types[c.s.funcs[i]]
-	size := uint64(b.hi-b.lo) + uint64(b.locals) + uint64(len(t.Params)+len(t.Results))
-	if b.wide {
-		size += b.locals
+	fixed := b.locals + uint64(len(t.Params)+len(t.Results))
+	size := frameBase + perValue*(fixed+uint64(c.values)) + perMeeting*uint64(c.meetings)*min(fixed, uint64(c.sets))
+	if b.wide || c.vector {
+		size *= 2
 	}
-	own := uint32(min(frameBase+perValue*size, 1<<30))
+	own := uint32(min(size, 1<<30))
 	var below uint32
 	for _, n := range c.v.g.to[c.v.g.first[i]:c.v.g.first[i+1]] {
 		if int(n) >= len(c.s.funcs) {
@@ -372,9 +386,28 @@ func (c *charger) stack(i int, chains []uint32) {
 	}
 	p.chain = own + below
 	if c.v.g.cyclic[i] || p.chain > chainLimit {
-		p.guard = p.chain
+		p.guard = min(p.chain, 1<<30)
 		if p.entry == 0 {
 			p.entry, p.cost = p.cost, weightCall
 		}
+	}
+}
+
+// measure counts what the estimate of the stack needs.
+func (c *charger) measure(in *instr) {
+	switch op := in.op; {
+	case op == opLocalSet, op == opLocalTee:
+		c.sets++
+	case op == opLoop, op == opEnd:
+		c.meetings++
+	case op == opCall:
+		if t, ok := c.s.typeOf(in.a); ok {
+			c.values += len(c.s.types[t].Results)
+		}
+	case op == opCallIndirect:
+		c.values += len(c.s.types[in.a].Results)
+	case op >= 0x45, op >= 0x28 && op <= 0x35, op == opGlobalGet, op == opTableGet, op == 0x1b, op == 0x1c, op == opMemoryGrow:
+		c.values++
+		c.vector = c.vector || op>>8 == 0xfd
 	}
 }

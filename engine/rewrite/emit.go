@@ -127,9 +127,14 @@ func (e *emitter) function(i int) {
 	}
 }
 
-// locals writes the list of locals, with one more if the function leases.
+// locals writes the list of locals, with those that the pass needs: one that
+// counts, and three for the operands of a bulk instruction.
 func (e *emitter) locals(p *plan, b *body, params int) {
-	if !p.leases {
+	more := uint32(1)
+	if p.bulk {
+		more += 3
+	}
+	if !p.leases && !p.bulk {
 		e.b = append(e.b, e.s.b[b.lo:b.code]...)
 		return
 	}
@@ -137,7 +142,7 @@ func (e *emitter) locals(p *plan, b *body, params int) {
 	r.u32()
 	e.b = appendU32(e.b, b.groups+1)
 	e.b = append(e.b, e.s.b[r.p:b.code]...)
-	e.b = append(e.b, 1, byte(I32))
+	e.b = append(appendU32(e.b, more), byte(I32))
 	e.local = uint32(params) + uint32(b.locals)
 }
 
@@ -146,14 +151,16 @@ func (e *emitter) code(i int, p *plan) {
 	r := e.s.code(i)
 	from, loops, mids := r.p, p.loops, p.mids
 	e.jumps, e.edge = p.jumps, p.edge
-	var in instr
+	var in, last instr
 	for r.next(&in) {
 		for len(mids) > 0 && mids[0] == in.pos {
 			e.b = append(e.b, e.s.b[from:in.pos]...)
 			from, mids = in.pos, mids[1:]
 			e.check(chunk)
 		}
-		if !e.changes(&in) {
+		small := last.op == opI32Const && last.a <= memorySmall && isMemory(in.op)
+		last = in
+		if small || !e.changes(&in) {
 			continue
 		}
 		e.b = append(e.b, e.s.b[from:in.pos]...)
@@ -225,10 +232,37 @@ func (e *emitter) change(in *instr) {
 	case opTableSet, opElemDrop, opDataDrop:
 		e.b = append(e.b, e.s.b[in.pos:in.end]...)
 		e.mark(dirtyOf(in.op))
+	case opMemoryCopy, opMemoryFill, opMemoryInit:
+		e.memory(in)
 	default:
 		e.stats.Split++
 		e.op(opCall, e.helper(in))
 	}
+}
+
+func isMemory(op uint32) bool { return op >= opMemoryInit && op <= opMemoryFill && op != opDataDrop }
+
+// memory writes a bulk instruction on memory: small ones run where they are.
+func (e *emitter) memory(in *instr) {
+	e.stats.Split++
+	dst, src, n := e.local+1, e.local+2, e.local+3
+	operands := func() {
+		e.op(opLocalGet, dst)
+		e.op(opLocalGet, src)
+		e.op(opLocalGet, n)
+	}
+	e.op(opLocalSet, n)
+	e.op(opLocalSet, src)
+	e.op(opLocalSet, dst)
+	e.op(opLocalGet, n)
+	e.i32(memorySmall)
+	e.raw(0x4d, opIf, 0x40) // i32.le_u
+	operands()
+	e.b = append(e.b, e.s.b[in.pos:in.end]...)
+	e.raw(opElse)
+	operands()
+	e.op(opCall, e.helper(in))
+	e.raw(opEnd)
 }
 
 // branch writes a plain branch, which may be a jump of the dispatch loop. One
