@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -16,6 +17,16 @@ var _ server.Logger = (*logger)(nil)
 func (l *logger) Noticef(f string, v ...any) { l.l.Debug("bus: " + fmt.Sprintf(f, v...)) }
 func (l *logger) Debugf(f string, v ...any)  {}
 func (l *logger) Tracef(f string, v ...any)  {}
-func (l *logger) Warnf(f string, v ...any)   { l.l.Warn("bus: " + fmt.Sprintf(f, v...)) }
-func (l *logger) Errorf(f string, v ...any)  { l.l.Error("bus: " + fmt.Sprintf(f, v...)) }
-func (l *logger) Fatalf(f string, v ...any)  { l.l.Error("bus: fatal: " + fmt.Sprintf(f, v...)) }
+
+// Warnf passes a warning on. What the server says whenever it was killed and
+// reads its files anew is no news: that is what the files are for.
+func (l *logger) Warnf(f string, v ...any) {
+	if strings.Contains(f, "state outdated") || strings.Contains(f, "state is outdated") || strings.Contains(f, "Recovering stream state from index") {
+		l.Noticef(f, v...)
+		return
+	}
+	l.l.Warn("bus: " + fmt.Sprintf(f, v...))
+}
+
+func (l *logger) Errorf(f string, v ...any) { l.l.Error("bus: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Fatalf(f string, v ...any) { l.l.Error("bus: fatal: " + fmt.Sprintf(f, v...)) }

@@ -195,7 +195,7 @@ func (c *Catalog) Resolve(ns lode.Namespace, name lode.Name, alias string, rnd u
 		at := int(uint64(rnd) * 100 >> 32)
 		for _, t := range a.Targets {
 			if at -= t.Weight; at < 0 {
-				return e.revs[t.Rev], nil
+				return c.revision(context.Background(), e, t.Rev)
 			}
 		}
 	}

@@ -367,7 +367,6 @@ func (d *deploy) function(name lode.Name, f *lode.Function) error {
 		next.Last++
 		rr = revRecord{Number: next.Last, Digest: digest, Created: d.now}
 		next.Revs = append(slices.Clone(n.Revs), rr)
-		d.fresh[revisionKey(d.rec.Namespace, name, digest)] = fresh{*f, body}
 	}
 	c.Rev = rr.Number
 	before := n.Aliases
@@ -380,12 +379,13 @@ func (d *deploy) function(name lode.Name, f *lode.Function) error {
 			c.Detail = "new revision"
 		}
 	}
-	if c.Op != Keep {
+	lost := d.space.names[name] == nil || d.space.names[name].revs[rr.Number] == nil
+	if c.Op != Keep || lost {
 		d.changed = true
 		d.rec.Names[name] = &next
-		if known {
-			d.reread(name, digest, f, body)
-		}
+		// The content of a known revision comes into service again, and is
+		// stored again should it have been lost.
+		d.fresh[revisionKey(d.rec.Namespace, name, digest)] = fresh{*f, body}
 	}
 	d.plan.Changes = append(d.plan.Changes, c)
 	return nil
@@ -408,12 +408,6 @@ func (d *deploy) newFunction(name lode.Name) *nameRecord {
 		n.Revs = old.Revs
 	}
 	return n
-}
-
-// reread keeps the content of a known revision at hand: it comes into service
-// again, and is stored again should it have been lost.
-func (d *deploy) reread(name lode.Name, digest lode.Digest, f *lode.Function, body []byte) {
-	d.fresh[revisionKey(d.rec.Namespace, name, digest)] = fresh{*f, body}
 }
 
 // shift points an alias ("" is live) to a revision with a weight (0 is 100);
