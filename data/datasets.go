@@ -411,6 +411,12 @@ func (s *Datasets) Manifest(ctx context.Context, ns lode.Namespace, name lode.Na
 	return m, v.Manifest, err
 }
 
+// Pinned returns the manifest of that digest, whether its version is still
+// kept or not; see Roots for what keeps its blobs.
+func (s *Datasets) Pinned(ctx context.Context, manifest lode.Digest) (*lode.Manifest, error) {
+	return s.manifest(ctx, manifest)
+}
+
 func (h *Head) find(version int) (*Version, error) {
 	if version == 0 {
 		return h.Newest(), nil

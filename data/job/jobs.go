@@ -1,0 +1,441 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"iter"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"lode"
+	"lode/data"
+	"lode/store"
+)
+
+// Config says what Jobs work with.
+type Config struct {
+	Store     *store.Store   // required
+	Datasets  *data.Datasets // required
+	Registers data.Registers // required; not those of datasets
+	Runner    Runner         // required, but for jobs that are built in
+	// Cores bounds the shards worked on at once, over all jobs; 0 means
+	// GOMAXPROCS.
+	Cores int
+	// MaxRunning bounds the jobs that run at once; others are queued. 0: 8.
+	MaxRunning int
+	// Checkpoint is how long a job runs before its partial results are written
+	// down, and how long until the next time. 0: 2 s. Shorter jobs are run
+	// again after a crash.
+	Checkpoint time.Duration
+	Now        func() time.Time
+	Log        *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Store == nil || c.Datasets == nil || c.Registers == nil {
+		return c, lode.Errorf(lode.Invalid, "jobs need a store, datasets and registers")
+	}
+	c.Cores = cmp.Or(c.Cores, runtime.GOMAXPROCS(0))
+	c.MaxRunning = cmp.Or(c.MaxRunning, 8)
+	c.Checkpoint = cmp.Or(c.Checkpoint, 2*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Runner == nil {
+		c.Runner = noRunner{}
+	}
+	return c, nil
+}
+
+// noRunner refuses guests.
+type noRunner struct{}
+
+var _ Runner = noRunner{}
+
+func errNoRunner() error { return lode.Errorf(lode.Denied, "this node runs no guests in jobs") }
+
+func (noRunner) Map(context.Context, Task) (Partial, lode.Usage, error) {
+	return Partial{}, lode.Usage{}, errNoRunner()
+}
+
+func (noRunner) Merge(context.Context, lode.Namespace, What, []byte, []byte) ([]byte, error) {
+	return nil, errNoRunner()
+}
+
+func (noRunner) Keep(context.Context, lode.Namespace, What, [][]byte) ([]bool, error) {
+	return nil, errNoRunner()
+}
+
+// errStopping is the cause of contexts when the node stops.
+var errStopping = errors.New("the node is stopping")
+
+// Jobs are the jobs of one node. All methods may be called at the same time.
+type Jobs struct {
+	cfg   Config
+	cores chan struct{} // a token for each shard being worked on
+	turns chan struct{} // a token for each running job
+	ctx   context.Context
+	stop  context.CancelCauseFunc
+	wg    sync.WaitGroup // one for each run
+
+	mu     sync.Mutex
+	active map[string]*run // by key
+	closed bool
+}
+
+// Open resumes what was running when the node went down.
+func Open(ctx context.Context, cfg Config) (*Jobs, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Jobs{cfg: cfg, cores: make(chan struct{}, cfg.Cores), turns: make(chan struct{}, cfg.MaxRunning), active: map[string]*run{}}
+	s.ctx, s.stop = context.WithCancelCause(context.Background())
+	regs, err := cfg.Registers.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, reg := range regs {
+		j, err := parseJob(reg)
+		if err != nil {
+			cfg.Log.Warn("a job is passed over", "err", err)
+			continue
+		}
+		if !j.Over() {
+			s.launch(again(j), reg.Rev)
+		}
+	}
+	return s, nil
+}
+
+// again resets what a new run counts anew.
+func again(j Job) Job {
+	j.State = lode.StateQueued
+	j.Started, j.Done, j.Running, j.Retried = time.Time{}, 0, 0, 0
+	j.Read, j.Fetched, j.Partial, j.CPU = 0, 0, 0, 0
+	return j
+}
+
+// Close stops the running jobs, which are resumed at the next start, and waits
+// for them. Idempotent.
+func (s *Jobs) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.stop(errStopping)
+	s.wg.Wait()
+	return nil
+}
+
+func key(ns lode.Namespace, id string) string { return string(ns) + "/" + id }
+
+func parseJob(reg data.Register) (Job, error) {
+	var j Job
+	if err := json.Unmarshal(reg.Value, &j); err != nil {
+		return j, lode.Errorf(lode.Damaged, "the register of job %s: %w", reg.Key, err)
+	}
+	return j, nil
+}
+
+func digestOf(b []byte) lode.Digest { return blake3.Sum256(b) }
+
+// Start accepts a job: it is durable when Start returns, and runs.
+func (s *Jobs) Start(ctx context.Context, spec Spec) (Job, error) {
+	m, d, err := s.cfg.Datasets.Manifest(ctx, spec.Namespace, spec.Dataset, spec.Version)
+	if err != nil {
+		return Job{}, err
+	}
+	j := Job{ID: newID(), Namespace: spec.Namespace, State: lode.StateQueued, What: spec.What, Dataset: spec.Dataset,
+		Version: m.Version, Manifest: d, Reduce: spec.Reduce, Limit: max(0, spec.Limit), Retries: cmp.Or(spec.Retries, 2),
+		Attempt: cmp.Or(spec.Attempt, 10*time.Minute), Labels: spec.Labels, Created: s.cfg.Now().UTC(),
+		Shards: len(m.Shards), Bytes: m.Bytes, Records: m.Count}
+	if _, err := reducerOf(s.cfg.Runner, &j); err != nil {
+		return Job{}, err
+	}
+	value, err := json.Marshal(j)
+	if err != nil {
+		return Job{}, lode.Errorf(lode.Internal, "write job %s: %w", j.ID, err)
+	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return Job{}, errClosed()
+	}
+	rev, err := s.cfg.Registers.Swap(ctx, key(j.Namespace, j.ID), value, 0)
+	if err != nil {
+		return Job{}, err
+	}
+	if !s.launch(j, rev) {
+		return Job{}, errClosed() // it is run at the next start
+	}
+	return j, nil
+}
+
+func errClosed() error { return lode.Errorf(lode.Unavailable, "the node is stopping") }
+
+// launch runs a job in a goroutine that Close waits for.
+func (s *Jobs) launch(j Job, rev uint64) bool {
+	r := &run{jobs: s, id: j.ID, done: make(chan struct{}), job: j, rev: rev, changed: make(chan struct{}), partials: map[int]Partial{}, saved: map[int]saved{}}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	r.cancel = cancel
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		cancel(nil)
+		return false
+	}
+	s.active[key(j.Namespace, j.ID)] = r
+	s.wg.Go(func() {
+		select {
+		case s.turns <- struct{}{}:
+			defer func() { <-s.turns }()
+		case <-ctx.Done():
+		}
+		if r.work(ctx) {
+			s.mu.Lock()
+			delete(s.active, key(j.Namespace, j.ID))
+			s.mu.Unlock()
+		}
+	})
+	return true
+}
+
+// slot waits for a core.
+func (s *Jobs) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case s.cores <- struct{}{}:
+		return func() { <-s.cores }, nil
+	case <-ctx.Done():
+		return nil, lode.Errorf(lode.Cancelled, "wait for a core: %w", ctx.Err())
+	}
+}
+
+// find returns the run of an unfinished job, or the record of one that ended.
+func (s *Jobs) find(ctx context.Context, ns lode.Namespace, id string) (*run, Job, error) {
+	s.mu.Lock()
+	r := s.active[key(ns, id)]
+	s.mu.Unlock()
+	if r != nil {
+		return r, r.snapshot(), nil
+	}
+	value, rev, ok, err := s.cfg.Registers.Get(ctx, key(ns, id))
+	if err != nil {
+		return nil, Job{}, err
+	}
+	if !ok {
+		return nil, Job{}, lode.Errorf(lode.NotFound, "there is no job %s in namespace %s", id, ns).WithHint("lode jobs ls lists them")
+	}
+	j, err := parseJob(data.Register{Key: key(ns, id), Value: value, Rev: rev})
+	return nil, j, err
+}
+
+// Get describes a job now.
+func (s *Jobs) Get(ctx context.Context, ns lode.Namespace, id string) (Job, error) {
+	_, j, err := s.find(ctx, ns, id)
+	return j, err
+}
+
+// Wait waits for a job's end; Unavailable if the node stops before it.
+func (s *Jobs) Wait(ctx context.Context, ns lode.Namespace, id string) (Job, error) {
+	r, j, err := s.find(ctx, ns, id)
+	if err != nil || r == nil {
+		return j, err
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return r.snapshot(), lode.Errorf(lode.Deadline, "wait for job %s: %w", id, ctx.Err())
+	}
+	if j = r.snapshot(); !j.Over() {
+		return j, errClosed()
+	}
+	return j, nil
+}
+
+// Watch calls see with the job now, at changes (at most some ten times a
+// second), and at its end. An error of see ends it.
+func (s *Jobs) Watch(ctx context.Context, ns lode.Namespace, id string, see func(Job) error) error {
+	r, j, err := s.find(ctx, ns, id)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		return see(j)
+	}
+	for {
+		r.mu.Lock()
+		j, changed := r.job, r.changed
+		r.mu.Unlock()
+		if err := see(j); err != nil || j.Over() {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-r.done:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-r.done:
+			if j := r.snapshot(); !j.Over() {
+				return errClosed()
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// List returns the jobs of a namespace, the newest first; of all for "".
+func (s *Jobs) List(ctx context.Context, ns lode.Namespace) ([]Job, error) {
+	prefix := ""
+	if ns != "" {
+		prefix = string(ns) + "/"
+	}
+	regs, err := s.cfg.Registers.List(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Job, 0, len(regs))
+	for _, reg := range regs {
+		j, err := parseJob(reg)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		r := s.active[reg.Key]
+		s.mu.Unlock()
+		if r != nil {
+			j = r.snapshot()
+		}
+		out = append(out, j)
+	}
+	slices.SortFunc(out, func(a, b Job) int {
+		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+// Cancel ends a job and waits until nothing of it runs. Cancelling it twice is
+// no error; cancelling one that is done or failed is a Conflict.
+func (s *Jobs) Cancel(ctx context.Context, ns lode.Namespace, id string) (Job, error) {
+	r, j, err := s.find(ctx, ns, id)
+	if err != nil {
+		return j, err
+	}
+	if r != nil {
+		r.cancel(errCancelled)
+		if j, err = s.Wait(ctx, ns, id); err != nil {
+			return j, err
+		}
+	}
+	if j.State != lode.StateCancelled {
+		return j, lode.Errorf(lode.Conflict, "job %s is %s already", id, j.State)
+	}
+	return j, nil
+}
+
+// Body returns the bytes of a result. A job that failed gives its error; one
+// that has not ended is a Conflict.
+func (s *Jobs) Body(ctx context.Context, ns lode.Namespace, id string) ([]byte, *Result, error) {
+	j, err := s.Get(ctx, ns, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case j.State == lode.StateFailed:
+		return nil, nil, j.Error
+	case j.State == lode.StateCancelled:
+		return nil, nil, lode.Errorf(lode.Cancelled, "job %s was cancelled", id)
+	case j.Result == nil:
+		return nil, nil, lode.Errorf(lode.Conflict, "job %s is %s", id, j.State).WithHint("lode jobs wait %s", id)
+	case j.Result.Size <= inlineMax:
+		return j.Result.Inline, j.Result, nil
+	}
+	b, err := s.cfg.Store.ReadAll(ctx, j.Result.Digest, j.Result.Size)
+	return b, j.Result, err
+}
+
+// Prune forgets the jobs that ended before the given time and returns how
+// many; their results are then free to be collected.
+func (s *Jobs) Prune(ctx context.Context, before time.Time) (int, error) {
+	all, err := s.List(ctx, "")
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, j := range all {
+		if !j.Over() || !j.Ended.Before(before) {
+			continue
+		}
+		if err := s.cfg.Registers.Delete(ctx, key(j.Namespace, j.ID)); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// Roots yields the blobs that jobs need: results of those that ended; code,
+// pinned version and checkpoint of those that have not. It is a data.Roots.
+func (s *Jobs) Roots(ctx context.Context) iter.Seq2[lode.Digest, error] {
+	return func(yield func(lode.Digest, error) bool) {
+		all, err := s.List(ctx, "")
+		if err != nil {
+			yield(lode.Digest{}, err)
+			return
+		}
+		for _, j := range all {
+			needed, err := s.needs(ctx, &j)
+			if err != nil {
+				yield(lode.Digest{}, err)
+				return
+			}
+			for _, d := range needed {
+				if !yield(d, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Jobs) needs(ctx context.Context, j *Job) (out []lode.Digest, err error) {
+	if j.Over() {
+		if j.Result != nil && j.Result.Size > inlineMax {
+			out = append(out, j.Result.Digest)
+		}
+		return out, nil
+	}
+	if j.What.Function != nil {
+		out = append(out, j.What.Function.Artifact)
+	}
+	if err := s.cfg.Datasets.Names(ctx, j.Manifest, func(d lode.Digest) { out = append(out, d) }); err != nil {
+		return nil, err
+	}
+	if j.Checkpoint.IsZero() {
+		return out, nil
+	}
+	out = append(out, j.Checkpoint)
+	cp, err := s.readCheckpoint(ctx, j.Checkpoint)
+	if err != nil {
+		s.cfg.Log.Warn("a job's checkpoint cannot be read", "job", j.ID, "err", err)
+		return out, nil // nothing of it can be used
+	}
+	for _, p := range cp.Partials {
+		out = append(out, p.Blob)
+	}
+	return out, nil
+}
