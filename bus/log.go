@@ -294,5 +294,5 @@ func (l *Log) Trim(ctx context.Context, floor uint64) error {
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	return wrap(l.st.Purge(ctx, jetstream.WithPurgeSequence(l.next.floor)), "trim log %s", l.name)
+	return wrap(l.st.Purge(ctx, purgeBefore(l.next.floor)), "trim log %s", l.name)
 }

@@ -81,3 +81,6 @@ func (l *Log) nextRecord(ctx context.Context, it jetstream.MessagesContext, want
 	r.seq = seq
 	return r, nil
 }
+
+// purgeBefore asks for the removal of everything before floor.
+func purgeBefore(floor uint64) jetstream.StreamPurgeOpt { return jetstream.WithPurgeSequence(floor) }
