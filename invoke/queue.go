@@ -1,21 +1,442 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/json"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"lode"
+	"lode/bus"
 )
 
-// maxDelay is how far ahead a message may be put.
-const maxDelay = 365 * 24 * time.Hour
+const (
+	maxDelay       = 365 * 24 * time.Hour // how far ahead a message may be put
+	maxKey         = 200                  // bytes of a message's key
+	defaultDeliver = 5
+	defaultVisible = 30 * time.Second
+	defaultKeep    = 7 * 24 * time.Hour
+	defaultBatch   = 10
+	deadSuffix     = "-dead"
+)
 
+// A message is an item of the queue "queue/NS/NAME": its body is
+//
+//	u32 n   little-endian, length of the JSON
+//	JSON    an envelope
+//	body    the message's
+type envelope struct {
+	Type string    `json:"type,omitempty"` // content type
+	Time time.Time `json:"time"`           // when it was put
+	From string    `json:"from,omitempty"` // dead letters: the queue or function that gave up
+	Why  string    `json:"why,omitempty"`  // dead letters: the last error
+}
+
+func messageQueue(ns lode.Namespace, name lode.Name) string {
+	return "queue/" + string(ns) + "/" + string(name)
+}
+
+func encodeMessage(e envelope, body []byte) []byte {
+	j, err := json.Marshal(e)
+	if err != nil {
+		j = []byte("{}") // strings and a time always marshal
+	}
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(j)+len(body)), uint32(len(j)))
+	return append(append(b, j...), body...)
+}
+
+func decodeMessage(b []byte) (e envelope, body []byte, err error) {
+	if len(b) < 4 || uint64(binary.LittleEndian.Uint32(b)) > uint64(len(b)-4) {
+		return e, nil, lode.Errorf(lode.Damaged, "an item of %d bytes is no message", len(b))
+	}
+	n := 4 + int(binary.LittleEndian.Uint32(b))
+	if err := json.Unmarshal(b[4:n], &e); err != nil {
+		return e, nil, lode.Errorf(lode.Damaged, "a message is not readable: %w", err)
+	}
+	return e, b[n:], nil
+}
+
+// queues are the declared queues: their messages and consumers.
+type queues struct {
+	s          *Service
+	intake     context.Context
+	stopIntake context.CancelFunc
+	wake       chan struct{}
+
+	mu        sync.Mutex
+	consumers map[consumerKey]*consumer
+}
+
+type consumerKey struct {
+	target
+	queue lode.Name
+}
+
+// consumer runs one function on the messages of one queue.
+type consumer struct {
+	consumerKey
+	s    *Service
+	rev  atomic.Pointer[lode.Revision] // the live one, for size and wait
+	stop context.CancelFunc
+}
+
+func newQueues(s *Service) *queues {
+	q := &queues{s: s, wake: make(chan struct{}, 1), consumers: make(map[consumerKey]*consumer)}
+	q.intake, q.stopIntake = context.WithCancel(s.base)
+	s.work.Go(q.run)
+	return q
+}
+
+// poke asks for a look at the catalog.
+func (q *queues) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queues) run() {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for {
+		select {
+		case <-q.wake:
+			q.reconcile(&running)
+		case <-q.intake.Done():
+			return
+		}
+	}
+}
+
+// reconcile begins and ends consumers as the catalog asks. A consumer that
+// ends finishes its batches; messages that nobody consumes wait.
+func (q *queues) reconcile(running *sync.WaitGroup) {
+	want := make(map[consumerKey]*lode.Revision)
+	for rev := range q.s.cfg.Catalog.Functions() {
+		if c := rev.Function.Queue; c != nil && c.Queue != "" {
+			want[consumerKey{target{rev.Namespace, rev.Name}, c.Queue}] = rev
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for k, c := range q.consumers {
+		if want[k] == nil {
+			c.stop()
+			delete(q.consumers, k)
+		}
+	}
+	for k, rev := range want {
+		q.configure(k.ns, k.queue)
+		if c := q.consumers[k]; c != nil {
+			c.rev.Store(rev)
+			continue
+		}
+		ctx, stop := context.WithCancel(q.intake)
+		c := &consumer{consumerKey: k, s: q.s, stop: stop}
+		c.rev.Store(rev)
+		q.consumers[k] = c
+		running.Go(func() {
+			defer stop()
+			c.run(ctx)
+		})
+	}
+}
+
+// spec is the declared queue; that of a queue of dead letters is the default.
+func (q *queues) spec(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
+	spec, err := q.s.cfg.Catalog.Queue(ns, name)
+	if base, dead := strings.CutSuffix(string(name), deadSuffix); err != nil && dead {
+		if _, e := q.s.cfg.Catalog.Queue(ns, lode.Name(base)); e == nil {
+			spec, err = lode.Queue{}, nil
+		}
+	}
+	spec.Keep = orDefault(spec.Keep, defaultKeep)
+	spec.Deliver = orDefault(spec.Deliver, defaultDeliver)
+	spec.Visible = orDefault(spec.Visible, defaultVisible)
+	return spec, err
+}
+
+func (q *queues) configure(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
+	spec, err := q.spec(ns, name)
+	q.s.cfg.Queues.Configure(messageQueue(ns, name), bus.QueueConfig{Max: int(spec.Max), Visible: spec.Visible, Keep: spec.Keep, Remember: keepKeys})
+	return spec, err
+}
+
+// PutQueue appends a message durably to a declared queue and returns its id.
+// A key, if not empty, is that id: a message whose key is in the queue, or was
+// within 24 hours, is passed over. delay is for the first delivery, never
+// early. body is not kept.
 func (s *Service) PutQueue(ctx context.Context, ns lode.Namespace, queue lode.Name, key string, delay time.Duration, contentType string, body []byte) (id string, err error) {
-	return "", lode.Errorf(lode.Unavailable, "this node keeps no queues")
+	if s.queues == nil {
+		return "", lode.Errorf(lode.Unavailable, "this node keeps no queues")
+	}
+	if len(key) > maxKey || delay < 0 || delay > maxDelay {
+		return "", lode.Errorf(lode.Invalid, "a message's key has at most %d bytes, its delay is from 0 to %s", maxKey, maxDelay)
+	}
+	if _, err := s.queues.configure(ns, queue); err != nil {
+		return "", err
+	}
+	now := s.cfg.Now()
+	it := bus.Item{Queue: messageQueue(ns, queue), ID: cmp.Or(key, string(lode.NewInvocationID(now))),
+		Body: encodeMessage(envelope{Type: contentType, Time: now.UTC()}, body)}
+	if delay > 0 {
+		it.Due = time.Now().Add(delay)
+	}
+	if key == "" {
+		it.Remember = -1
+	}
+	_, err = s.cfg.Queues.Put(ctx, it)
+	return it.ID, err
 }
 
-func (s *Service) invokeOnce(ctx context.Context, req *lode.Request, ans lode.Answer) (lode.Outcome, error) {
-	return s.run(ctx, req, ans, false)
+// QueueState is how full a queue is.
+type QueueState struct {
+	Depth    int           // messages waiting, those with a delay too
+	InFlight int           // handed out, not yet acknowledged
+	Dead     int           // in its queue of dead letters
+	Oldest   time.Duration // age of the oldest message
+	// Consumers are the functions that consume it.
+	Consumers []lode.Name
 }
-func (s *Service) open(ctx context.Context) error { return nil }
-func (s *Service) changed(gen uint64)             { s.gate.forget() }
+
+// QueueState tells how full a queue is. The queue need not be declared.
+func (s *Service) QueueState(ns lode.Namespace, name lode.Name) QueueState {
+	var out QueueState
+	if s.queues == nil {
+		return out
+	}
+	d := s.cfg.Queues.Depth(messageQueue(ns, name))
+	out.Depth, out.InFlight = d.Waiting+d.Ready, d.Taken
+	if !d.Oldest.IsZero() {
+		out.Oldest = max(0, s.cfg.Now().Sub(d.Oldest))
+	}
+	s.queues.mu.Lock()
+	defer s.queues.mu.Unlock()
+	dead := lode.Name(string(name) + deadSuffix)
+	for k, c := range s.queues.consumers {
+		if k.ns == ns && k.queue == name {
+			out.Consumers = append(out.Consumers, k.name)
+			dead = cmp.Or(c.rev.Load().Function.Retry.Dead, dead)
+		}
+	}
+	if dead != name {
+		d = s.cfg.Queues.Depth(messageQueue(ns, dead))
+		out.Dead = d.Waiting + d.Ready + d.Taken
+	}
+	return out
+}
+
+// run hands out batches until ctx ends, then waits for those that run.
+func (c *consumer) run(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	width := c.s.gate.slots
+	if l := c.rev.Load().Function.Limits; l.ScaleMax > 0 {
+		width = min(width, l.ScaleMax*max(1, l.Each))
+	}
+	free := make(chan struct{}, width)
+	for {
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		ds, err := c.pull(ctx)
+		if ctx.Err() != nil && len(ds) == 0 {
+			return
+		}
+		if err != nil {
+			c.s.cfg.Logger.Error("messages cannot be pulled", "queue", c.queue, "function", c.target.String(), "err", err)
+			pause(ctx, callPause)
+		}
+		if len(ds) == 0 {
+			<-free
+			continue
+		}
+		running.Go(func() {
+			defer func() { <-free }()
+			c.batch(ds)
+		})
+	}
+}
+
+// pull gets a batch: what is there, and within Wait what comes.
+func (c *consumer) pull(ctx context.Context) ([]Delivery, error) {
+	want := *c.rev.Load().Function.Queue
+	size, queue := orDefault(want.Size, defaultBatch), messageQueue(c.ns, c.queue)
+	ds, err := c.s.cfg.Queues.Pull(ctx, queue, size, time.Minute)
+	for until := time.Now().Add(want.Wait); err == nil && len(ds) > 0 && len(ds) < size; {
+		left := time.Until(until)
+		if left <= 0 {
+			break
+		}
+		var more []Delivery
+		if more, err = c.s.cfg.Queues.Pull(ctx, queue, size-len(ds), left); len(more) == 0 {
+			return ds, nil // the time is over, or ctx; an error comes again
+		}
+		ds = append(ds, more...)
+	}
+	return ds, err
+}
+
+// message is one of a batch, as the guest reads it.
+type message struct {
+	ID      string    `json:"id"`
+	Attempt int       `json:"attempt"`
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type,omitempty"`
+	From    string    `json:"from,omitempty"`
+	Why     string    `json:"why,omitempty"`
+	Body    []byte    `json:"body"`
+}
+
+// batch runs the function on what was pulled, in as many invocations as the
+// limit of its body asks for.
+func (c *consumer) batch(ds []Delivery) {
+	spec, _ := c.s.queues.spec(c.ns, c.queue)
+	for _, d := range ds {
+		defer extending(d, spec.Visible)()
+	}
+	limit := int64(defaultBody)
+	if rev, err := c.s.cfg.Catalog.Resolve(c.ns, c.name, "", 0); err == nil {
+		limit = orDefault(rev.Function.Limits.Body, defaultBody)
+	}
+	for len(ds) > 0 {
+		n, size := 0, int64(256)
+		for n < len(ds) {
+			size += int64(len(ds[n].Work().Body))*4/3 + 512
+			if n > 0 && size > limit {
+				break
+			}
+			n++
+		}
+		c.invoke(ds[:n], spec.Deliver)
+		ds = ds[n:]
+	}
+}
+
+// invoke runs one invocation and settles its messages.
+func (c *consumer) invoke(ds []Delivery, deliver int) {
+	retry := c.rev.Load().Function.Retry
+	var ready []Delivery
+	var ms []message
+	for _, d := range ds {
+		it := d.Work()
+		e, body, err := decodeMessage(it.Body)
+		switch {
+		case err != nil:
+			c.settle(d, deliver, deliver, retry, lode.AsError(err))
+		case it.Deliveries > deliver+extraAttempts:
+			c.settle(d, it.Deliveries, deliver, retry, lode.Errorf(lode.Unavailable, "the node stopped during each of %d deliveries", it.Deliveries-1))
+		default:
+			ready = append(ready, d)
+			ms = append(ms, message{ID: it.ID, Attempt: it.Deliveries, Time: e.Time, Type: e.Type, From: e.From, Why: e.Why, Body: body})
+		}
+	}
+	if len(ready) == 0 {
+		return
+	}
+	again, err := c.call(ms)
+	if c.s.base.Err() != nil && err != nil {
+		return // cut short by Close: they come again
+	}
+	for i, d := range ready {
+		switch {
+		case err != nil && !retryable(err.Kind) && err.Kind != lode.NotFound && err.Kind != lode.Gone:
+			c.settle(d, deliver, deliver, retry, err)
+		case err != nil:
+			c.settle(d, ms[i].Attempt, deliver, retry, err)
+		case again[ms[i].ID]:
+			c.settle(d, ms[i].Attempt, deliver, retry, lode.Errorf(lode.Crashed, "%s asked for it again", c.target))
+		default:
+			c.logged(d.Ack(c.s.base), d)
+		}
+	}
+}
+
+// call invokes the function; again are the messages that it wants once more.
+func (c *consumer) call(ms []message) (again map[string]bool, failed *lode.Error) {
+	body, err := json.Marshal(struct {
+		Queue    lode.Name `json:"queue"`
+		Messages []message `json:"messages"`
+	}{c.queue, ms})
+	if err != nil {
+		return nil, lode.AsError(err)
+	}
+	ans := &lode.Buffered{}
+	_, err = c.s.run(c.s.base, &lode.Request{Namespace: c.ns, Function: c.name, Trigger: lode.TriggerQueue, Body: body,
+		Head: []lode.Pair{{Key: "content-type", Value: "application/json"}}}, ans, true)
+	if err != nil {
+		return nil, lode.AsError(err)
+	}
+	if ans.Status >= 400 { // nobody else would look at it
+		return nil, lode.Errorf(lode.Crashed, "%s answered with the status %d", c.target, ans.Status)
+	}
+	var answer struct {
+		Retry []string `json:"retry"`
+	}
+	if json.Unmarshal(ans.Msg.Body, &answer) == nil && len(answer.Retry) > 0 {
+		again = make(map[string]bool, len(answer.Retry))
+		for _, id := range answer.Retry {
+			again[id] = true
+		}
+	}
+	return again, nil
+}
+
+// settle gives a message back after its n-th failed delivery, or makes it a
+// dead letter.
+func (c *consumer) settle(d Delivery, n, deliver int, retry lode.Retry, why *lode.Error) {
+	if n < deliver {
+		c.logged(d.Nak(c.s.base, backoff(retry, n, rand.Float64()), noteOf(why)), d)
+		return
+	}
+	dead := cmp.Or(retry.Dead, lode.Name(string(c.queue)+deadSuffix))
+	if dead == c.queue || strings.HasSuffix(string(c.queue), deadSuffix) && retry.Dead == "" {
+		// Dead letters have nowhere to go: they stay, and come back slowly.
+		c.logged(d.Nak(c.s.base, orDefault(retry.Max, defaultMax), noteOf(why)), d)
+		return
+	}
+	c.logged(d.Ack(c.s.base, c.s.queues.letter(c.ns, dead, d.Work(), string(c.queue), why)), d)
+}
+
+// letter is the dead letter of an item, for the queue dead.
+func (q *queues) letter(ns lode.Namespace, dead lode.Name, it *bus.Item, from string, why *lode.Error) bus.Item {
+	_, _ = q.configure(ns, dead) // it need not be declared
+	body := it.Body
+	if e, b, err := decodeMessage(it.Body); err == nil {
+		e.From, e.Why = from, noteOf(why)
+		body = encodeMessage(e, b)
+	}
+	return bus.Item{Queue: messageQueue(ns, dead), ID: it.ID, Body: body, Remember: -1}
+}
+
+func (c *consumer) logged(err error, d Delivery) {
+	if err != nil && c.s.base.Err() == nil {
+		c.s.cfg.Logger.Warn("a message could not be settled; it comes again", "queue", c.queue, "message", d.Work().ID, "err", err)
+	}
+}
+
+// deadLetter is the message that tells of a failed asynchronous invocation,
+// where its function names a queue for that.
+func (c *calls) deadLetter(r *record) []bus.Item {
+	rev, err := c.s.cfg.Catalog.Resolve(r.Work.Namespace, r.Work.Function, r.Work.Alias, 0)
+	if err != nil || rev.Function.Retry.Dead == "" {
+		return nil
+	}
+	body, err := getChunks(c.s.base, c.bodies, requestPrefix(r.Work.key()), r.Body, r.Work.Chunks)
+	if err != nil || len(body) > bus.MaxAppend/2 {
+		c.s.cfg.Logger.Warn("a dead letter goes without its body", "id", r.Work.ID, "bytes", len(body), "err", err)
+		body = nil
+	}
+	dead := rev.Function.Retry.Dead
+	_, _ = c.s.queues.configure(r.Work.Namespace, dead)
+	req := lode.Message{Head: r.Work.Head}
+	e := envelope{Type: req.Get("content-type"), Time: r.Work.Created, From: string(r.Work.Function), Why: noteOf(r.Error)}
+	return []bus.Item{{Queue: messageQueue(r.Work.Namespace, dead), ID: r.Work.itemID(), Body: encodeMessage(e, body), Remember: -1}}
+}

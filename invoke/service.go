@@ -67,10 +67,13 @@ func (c Config) withDefaults() Config {
 
 // Service invokes functions. All methods may be called at the same time.
 type Service struct {
-	cfg      Config
-	gate     *gate
-	fetch    *fetcher
-	attempts sync.Pool // of *attempt
+	cfg       Config
+	gate      *gate
+	fetch     *fetcher
+	calls     *calls     // nil: no tables or queues
+	queues    *queues    // nil: no queues
+	schedules *schedules // nil: no tables or queues
+	attempts  sync.Pool  // of *attempt
 
 	under    atomic.Int64 // invocations under way
 	draining atomic.Bool
@@ -98,7 +101,53 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.stopCat = cfg.Catalog.Watch(s.changed)
+	s.changed(0)
 	return s, nil
+}
+
+// open reads durable state and begins the background work.
+func (s *Service) open(ctx context.Context) (err error) {
+	if s.cfg.Queues == nil {
+		return nil
+	}
+	s.queues = newQueues(s)
+	if s.cfg.Tables == nil {
+		return nil
+	}
+	if s.calls, err = openCalls(ctx, s); err != nil {
+		return err
+	}
+	if s.schedules, err = openSchedules(ctx, s); err != nil {
+		return err
+	}
+	s.calls.start()
+	s.schedules.start()
+	return nil
+}
+
+// changed follows the catalog.
+func (s *Service) changed(uint64) {
+	s.gate.forget()
+	if s.queues != nil {
+		s.queues.poke()
+	}
+	if s.schedules != nil {
+		s.schedules.poke()
+	}
+}
+
+// halt ends the intake of background work.
+func (s *Service) halt() {
+	s.draining.Store(true)
+	if s.queues != nil {
+		s.queues.stopIntake()
+	}
+	if s.calls != nil {
+		s.calls.halt()
+	}
+	if s.schedules != nil {
+		s.schedules.stopIntake()
+	}
 }
 
 // Invoke runs one invocation to its end and writes its answer to ans. The
@@ -118,7 +167,7 @@ func (s *Service) Invoke(ctx context.Context, req *lode.Request, ans lode.Answer
 // run makes one attempt. A patient one is not refused by a full line, and its
 // time begins when it is admitted: what waits durably elsewhere is patient.
 func (s *Service) run(ctx context.Context, req *lode.Request, ans lode.Answer, patient bool) (lode.Outcome, error) {
-	if err := s.begin(req.Depth > 0); err != nil {
+	if err := s.begin(req.Depth > 0 || patient); err != nil {
 		return lode.Outcome{ID: req.ID}, err
 	}
 	defer s.end()
@@ -160,7 +209,7 @@ func (s *Service) end() {
 // Drain stops taking work, and waits until what is under way has ended or ctx
 // has. Asynchronous work that has not begun stays queued for the next start.
 func (s *Service) Drain(ctx context.Context) error {
-	s.draining.Store(true)
+	s.halt()
 	for s.under.Load() > 0 {
 		select {
 		case <-s.quiet:
@@ -175,7 +224,7 @@ func (s *Service) Drain(ctx context.Context) error {
 // Invocations of doors end with their own contexts. It may be called again.
 func (s *Service) Close() error {
 	s.once.Do(func() {
-		s.draining.Store(true)
+		s.halt()
 		if s.stopCat != nil {
 			s.stopCat()
 		}

@@ -1,0 +1,206 @@
+package invoke
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"lode"
+)
+
+// cronLook is how often the clock on the wall is looked at: a timer would not
+// see it jump.
+const cronLook = 15 * time.Second
+
+// schedules is the clock of the schedules. Each schedule has a key in the table
+// "cron", NS/FUNCTION/HASH with the SHA-256 of the entry and its zone; the
+// value is the JSON of a jobRecord. The record is written before the run is
+// queued, under an id that it names, so that a run is neither lost nor doubled
+// whenever the node dies. Only the goroutine of run touches jobs.
+type schedules struct {
+	s          *Service
+	table      Table
+	intake     context.Context
+	stopIntake context.CancelFunc
+	wake       chan struct{}
+	jobs       map[string]*job
+}
+
+type jobRecord struct {
+	Last time.Time         `json:"last"` // the last due time that was run, or when the schedule was first seen
+	ID   lode.InvocationID `json:"id"`   // of that run; empty = none
+}
+
+type job struct {
+	jobRecord
+	target
+	key    string
+	plan   *plan // nil: not in the catalog as far as is known
+	queued bool  // the run of ID is known to be queued
+}
+
+func openSchedules(ctx context.Context, s *Service) (*schedules, error) {
+	c := &schedules{s: s, wake: make(chan struct{}, 1), jobs: make(map[string]*job)}
+	c.intake, c.stopIntake = context.WithCancel(s.base)
+	var err error
+	if c.table, err = s.cfg.Tables.Table(ctx, "cron"); err != nil {
+		return nil, err
+	}
+	es, err := c.table.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range es {
+		j := &job{key: e.Key}
+		parts := strings.Split(e.Key, "/")
+		if len(parts) != 3 || json.Unmarshal(e.Value, &j.jobRecord) != nil {
+			s.cfg.Logger.Error("the record of a schedule is damaged; it begins anew", "key", e.Key)
+			continue
+		}
+		j.target = target{lode.Namespace(parts[0]), lode.Name(parts[1])}
+		c.jobs[e.Key] = j
+	}
+	return c, nil
+}
+
+func (c *schedules) start() { c.s.work.Go(c.run) }
+
+// poke asks for a look: the catalog changed, or a run ended.
+func (c *schedules) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (c *schedules) run() {
+	for c.intake.Err() == nil {
+		c.reconcile()
+		wait := cronLook
+		for _, j := range c.jobs {
+			wait = min(wait, c.look(j))
+		}
+		t := time.NewTimer(max(wait, time.Millisecond))
+		select {
+		case <-t.C:
+		case <-c.wake:
+		case <-c.intake.Done():
+		}
+		t.Stop()
+	}
+}
+
+// reconcile makes jobs what the catalog declares. A schedule that is new
+// begins now; the record of one that is gone is dropped.
+func (c *schedules) reconcile() {
+	seen := make(map[string]bool)
+	for rev := range c.s.cfg.Catalog.Functions() {
+		for _, s := range rev.Function.Schedules {
+			t := target{rev.Namespace, rev.Name}
+			key := t.String() + "/" + sum([]byte(s.Cron+"\n"+s.Zone))
+			seen[key] = true
+			j := c.jobs[key]
+			if j == nil {
+				j = &job{target: t, key: key}
+			}
+			if j.plan == nil {
+				p, err := newPlan(s)
+				if err != nil {
+					continue // refused at deploy; what came here all the same does not run
+				}
+				j.plan = p
+			}
+			if j.Last.IsZero() {
+				j.Last = c.now()
+				if !c.write(j) {
+					continue
+				}
+			}
+			c.jobs[key] = j
+		}
+	}
+	for key := range c.jobs {
+		if !seen[key] {
+			if err := c.table.Delete(c.s.base, key, 0); err == nil {
+				delete(c.jobs, key)
+			}
+		}
+	}
+}
+
+// now is the wall clock, without the monotonic one.
+func (c *schedules) now() time.Time { return c.s.cfg.Now().UTC().Round(0) }
+
+// look runs j if it is due and its former run has ended, and returns how long
+// nothing will happen to it.
+func (c *schedules) look(j *job) time.Duration {
+	if j.plan == nil {
+		return cronLook
+	}
+	if j.ID != "" && !j.queued && !c.queue(j) {
+		return time.Second
+	}
+	if j.ID != "" && c.runs(j) {
+		return cronLook // its end pokes
+	}
+	now := c.now()
+	t := j.plan.at(j.Last, now)
+	switch {
+	case t.rebase:
+		j.Last = now
+		c.write(j)
+	case !t.due.IsZero():
+		before := j.jobRecord
+		j.Last, j.ID, j.queued = t.due, lode.NewInvocationID(now), false
+		if !c.write(j) {
+			j.jobRecord, j.queued = before, true
+			return time.Second
+		}
+		if !c.queue(j) {
+			return time.Second
+		}
+	}
+	if t.next.IsZero() {
+		return cronLook
+	}
+	return min(cronLook, t.next.Sub(now))
+}
+
+func (c *schedules) runs(j *job) bool {
+	e, err := c.s.lookup(j.ns, j.ID)
+	return err == nil && !e.over()
+}
+
+// queue makes sure that the run of j is asynchronous work. One that is not
+// known after a restart was never queued, unless it is so old that its result
+// was dropped.
+func (c *schedules) queue(j *job) bool {
+	if _, err := c.s.lookup(j.ns, j.ID); err == nil || c.now().Sub(j.Last) > c.s.cfg.KeepResults {
+		j.queued = true
+		return true
+	}
+	w := workOf(&lode.Request{ID: j.ID, Namespace: j.ns, Function: j.name, Trigger: lode.TriggerSchedule,
+		Head: []lode.Pair{{Key: ":schedule", Value: j.Last.Format(time.RFC3339)}}}, c.now())
+	if err := c.s.calls.put(c.s.base, w, nil); err != nil {
+		c.logged(err, j)
+		return false
+	}
+	j.queued = true
+	return true
+}
+
+func (c *schedules) write(j *job) bool {
+	b, err := json.Marshal(j.jobRecord)
+	if err == nil {
+		_, err = c.table.Put(c.s.base, j.key, b)
+	}
+	c.logged(err, j)
+	return err == nil
+}
+
+func (c *schedules) logged(err error, j *job) {
+	if err != nil && c.s.base.Err() == nil {
+		c.s.cfg.Logger.Warn("a schedule is late", "function", j.target.String(), "err", err)
+	}
+}
