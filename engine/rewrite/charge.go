@@ -123,6 +123,9 @@ func (c *charger) function(i int) error {
 	}
 	top := &c.scopes[0]
 	w := top.worst + checkCost
+	if top.split {
+		w = chunk
+	}
 	if p.edge = c.pc != nil && c.pc.plain && !p.loops[0].split; p.edge {
 		w += p.loops[0].weight // the first time through, nobody else pays
 	}
@@ -132,9 +135,6 @@ func (c *charger) function(i int) error {
 	p.cost = weightCall + w
 	if c.v.g.cyclic[i] || top.split || w > freeCost {
 		p.entry, p.cost = w, weightCall
-		if top.split {
-			p.entry = chunk + firstLease
-		}
 	}
 	return nil
 }

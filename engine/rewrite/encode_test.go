@@ -47,6 +47,9 @@ func (m *asmModule) export(name string, kind ExportKind, index int) {
 func (m *asmModule) bytes() []byte {
 	out := []byte("\x00asm\x01\x00\x00\x00")
 	var b []byte
+	for _, im := range m.imports {
+		m.typ(im.Type.Params, im.Type.Results)
+	}
 	for _, t := range m.types {
 		b = appendTypes(appendTypes(append(b, 0x60), t.Params), t.Results)
 	}

@@ -275,7 +275,7 @@ func (p *program) bulk() {
 	case 1:
 		p.put(0xfc, 0x0a, 0, 0)
 	case 2:
-		p.put(0xfc, 0x08, byte(p.pick(2)), 0)
+		p.put(0xfc, 0x08, 1, 0)
 	}
 }
 
