@@ -9,42 +9,110 @@ import (
 	"lode"
 )
 
-// Remove removes a dataset. Its bytes go at the next Collect behind the grace
-// period, unless another version names them; until then Restore brings it
-// back. It returns what was removed.
-func (s *Datasets) Remove(ctx context.Context, ns lode.Namespace, name lode.Name) (*Head, error) {
+// DefaultUndo is how long a removed dataset can be brought back.
+const DefaultUndo = 7 * 24 * time.Hour
+
+// removed is what the register of a removed dataset holds.
+type removed struct {
+	Head Head      `json:"head"`
+	At   time.Time `json:"at"`
+}
+
+// removedPrefix is where the registers of removed datasets are. No namespace
+// begins with a hyphen.
+const removedPrefix = "-removed/"
+
+// Remove removes a dataset and returns what it was. With data, its bytes go at
+// the next Collect behind the grace period, unless something else names them;
+// else Restore brings it back for DefaultUndo. Of several removals of one name
+// the newest can be undone.
+func (s *Datasets) Remove(ctx context.Context, ns lode.Namespace, name lode.Name, withData bool) (*Head, error) {
 	h, _, err := s.load(ctx, ns, name)
+	if err != nil {
+		return nil, err
+	}
+	away := removedPrefix + key(ns, name)
+	if withData {
+		err = s.regs.Delete(ctx, away)
+	} else {
+		err = s.setAside(ctx, away, removed{*h, s.now().UTC()})
+	}
 	if err != nil {
 		return nil, err
 	}
 	return h, s.regs.Delete(ctx, key(ns, name))
 }
 
-// Restore brings back what Remove returned, if the name is still free and the
-// manifests are still there.
-func (s *Datasets) Restore(ctx context.Context, h *Head) error {
-	for _, v := range h.Versions {
-		m, err := s.manifest(ctx, v.Manifest)
-		if err != nil {
-			return lode.Errorf(lode.Gone, "version %d of dataset %s cannot be brought back: %w", v.Number, h.Name, err)
-		}
-		for i, sh := range m.Shards {
-			if ok, err := s.store.Has(ctx, sh.Digest); err != nil {
-				return err
-			} else if !ok {
-				return lode.Errorf(lode.Gone, "shard %d of dataset %s is collected already", i, h.Name)
-			}
-		}
-	}
-	value, err := json.Marshal(h)
+// setAside writes a register whatever it was.
+func (s *Datasets) setAside(ctx context.Context, key string, r removed) error {
+	value, err := json.Marshal(r)
 	if err != nil {
-		return lode.Errorf(lode.Internal, "write the head of %s: %w", h.Name, err)
+		return lode.Errorf(lode.Internal, "write register %s: %w", key, err)
 	}
-	_, err = s.regs.Swap(ctx, key(h.Namespace, h.Name), value, 0)
+	for {
+		_, rev, ok, err := s.regs.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			rev = 0
+		}
+		_, err = s.regs.Swap(ctx, key, value, rev)
+		if k := lode.KindOf(err); k != lode.Precondition && k != lode.Conflict {
+			return err
+		}
+	}
+}
+
+// Restore brings back a dataset that was removed without its data: NotFound if
+// there is none, Conflict if the name is taken again.
+func (s *Datasets) Restore(ctx context.Context, ns lode.Namespace, name lode.Name) (*Head, error) {
+	away := removedPrefix + key(ns, name)
+	value, _, ok, err := s.regs.Get(ctx, away)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, lode.Errorf(lode.NotFound, "no removed dataset %q is kept in namespace %s", name, ns).WithHint("a dataset removed with its data cannot be brought back")
+	}
+	var r removed
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, lode.Errorf(lode.Damaged, "register %s: %w", away, err)
+	}
+	head, err := json.Marshal(r.Head)
+	if err != nil {
+		return nil, lode.Errorf(lode.Internal, "write the head of %s: %w", name, err)
+	}
+	_, err = s.regs.Swap(ctx, key(ns, name), head, 0)
 	if k := lode.KindOf(err); k == lode.Precondition || k == lode.Conflict {
-		return lode.Errorf(lode.Conflict, "there is a dataset %s again", h.Name)
+		return nil, lode.Errorf(lode.Conflict, "there is a dataset %s again", name).WithHint("remove it first")
 	}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return &r.Head, s.regs.Delete(ctx, away)
+}
+
+// expire forgets what was removed too long ago and returns what can still be
+// brought back.
+func (s *Datasets) expire(ctx context.Context) ([]Head, error) {
+	regs, err := s.regs.List(ctx, removedPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var kept []Head
+	for _, reg := range regs {
+		var r removed
+		if err := json.Unmarshal(reg.Value, &r); err != nil {
+			return nil, lode.Errorf(lode.Damaged, "register %s: %w", reg.Key, err)
+		}
+		if s.now().Sub(r.At) < DefaultUndo {
+			kept = append(kept, r.Head)
+		} else if err := s.regs.Delete(ctx, reg.Key); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
 }
 
 // RemoveVersion drops one old version; the newest is a Conflict.
@@ -138,13 +206,19 @@ func (s *Datasets) Collect(ctx context.Context, grace time.Duration, roots ...Ro
 	return did, nil
 }
 
-// named is every blob that a kept version needs.
+// named is every blob that a kept version needs, of datasets that are there
+// and of those that can be brought back.
 func (s *Datasets) named(ctx context.Context) (map[lode.Digest]bool, error) {
+	heads, err := s.expire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	live, err := s.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
 	needed := map[lode.Digest]bool{}
-	for h, err := range s.Walk(ctx) {
-		if err != nil {
-			return nil, err
-		}
+	for _, h := range append(heads, live...) {
 		for _, v := range h.Versions {
 			if err := s.Names(ctx, v.Manifest, func(d lode.Digest) { needed[d] = true }); err != nil {
 				return nil, err

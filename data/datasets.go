@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"iter"
 	"log/slog"
 	mrand "math/rand/v2"
 	"strings"
@@ -384,7 +383,7 @@ func (s *Datasets) List(ctx context.Context, ns lode.Namespace) ([]Head, error) 
 	}
 	out := []Head{}
 	for _, r := range regs {
-		if !strings.Contains(r.Key, "/") {
+		if strings.HasPrefix(r.Key, removedPrefix) {
 			continue
 		}
 		h, err := parseHead(r.Value, r.Key)
@@ -431,22 +430,6 @@ func (h *Head) find(version int) (*Version, error) {
 			WithHint("the oldest one kept is %d", h.Versions[0].Number)
 	}
 	return nil, lode.Errorf(lode.NotFound, "dataset %s has no version %d", h.Name, version).WithHint("the newest one is %d", h.Newest().Number)
-}
-
-// Walk yields the register of every dataset of every namespace.
-func (s *Datasets) Walk(ctx context.Context) iter.Seq2[Head, error] {
-	return func(yield func(Head, error) bool) {
-		all, err := s.List(ctx, "")
-		if err != nil {
-			yield(Head{}, err)
-			return
-		}
-		for _, h := range all {
-			if !yield(h, nil) {
-				return
-			}
-		}
-	}
 }
 
 // ended turns a context's end into an error with its kind.

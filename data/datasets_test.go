@@ -365,24 +365,56 @@ func TestCollect(t *testing.T) {
 	if got := h.cat(t, "notes", 0); got != "new\n" {
 		t.Errorf("%q", got)
 	}
-	head, err := h.Remove(ctx, "default", "notes")
-	if err != nil {
+	if _, err := h.Remove(ctx, "default", "notes", true); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Restore(ctx, head); err != nil {
-		t.Fatal(err)
-	}
-	storetest.Kind(t, h.Restore(ctx, head), lode.Conflict)
-	if got := h.cat(t, "notes", 0); got != "new\n" {
-		t.Errorf("restored: %q", got)
-	}
-	if head, err = h.Remove(ctx, "default", "notes"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = h.Restore(ctx, "default", "notes")
+	storetest.Kind(t, err, lode.NotFound)
 	if did, err := h.Collect(ctx, time.Nanosecond, roots); err != nil || did.Blobs != 2 || count() != 1 {
 		t.Fatalf("after rm: %+v, %v, %d left", did, err, count())
 	}
-	storetest.Kind(t, h.Restore(ctx, head), lode.Gone)
+}
+
+func TestRemoveAndRestore(t *testing.T) {
+	h := fresh(t)
+	ctx := t.Context()
+	h.put(t, "notes", data.PutOptions{}, files("a", "old\n"))
+	for range 2 {
+		if head, err := h.Remove(ctx, "default", "notes", false); err != nil || head.Newest().Number != 1 {
+			t.Fatalf("%+v, %v", head, err)
+		}
+		_, err := h.Show(ctx, "default", "notes")
+		storetest.Kind(t, err, lode.NotFound)
+		if all, err := h.List(ctx, ""); err != nil || len(all) != 0 {
+			t.Errorf("a removed dataset is listed: %+v, %v", all, err)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if did, err := h.Collect(ctx, time.Nanosecond); err != nil || did.Blobs != 0 {
+			t.Fatalf("collected although it can come back: %+v, %v", did, err)
+		}
+		if _, err := h.Restore(ctx, "default", "notes"); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.cat(t, "notes", 0); got != "old\n" {
+			t.Errorf("restored: %q", got)
+		}
+	}
+	if _, err := h.Remove(ctx, "default", "notes", false); err != nil {
+		t.Fatal(err)
+	}
+	h.put(t, "notes", data.PutOptions{}, files("a", "another\n"))
+	_, err := h.Restore(ctx, "default", "notes")
+	storetest.Kind(t, err, lode.Conflict)
+	later, err := data.New(data.Config{Store: h.store, Registers: h.regs, Now: func() time.Time { return time.Now().Add(data.DefaultUndo + time.Minute) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if did, err := later.Collect(ctx, time.Nanosecond); err != nil || did.Blobs != 2 {
+		t.Errorf("after a week: %+v, %v", did, err)
+	}
+	if got := h.cat(t, "notes", 0); got != "another\n" {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestCancelledPut(t *testing.T) {

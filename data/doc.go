@@ -19,6 +19,7 @@
 // Durable formats:
 //
 //	register NAMESPACE/NAME   JSON of Head
+//	register -removed/N/N     JSON of removed, of a dataset that can come back
 //	blob                      a manifest: JSON of lode.Manifest
 //	blob                      a shard: records one after the other
 //	blob                      an index: JSON of lode.FileIndex, only for files

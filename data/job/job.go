@@ -179,8 +179,10 @@ type Task struct {
 	Records   lode.Records
 	// Path is the shard's local file of Size bytes: verified, not written, and
 	// there until Map returns.
-	Path     string
-	Size     int64
+	Path string
+	Size int64
+	// Files are the shard's names and borders; only for records "files".
+	Files    *lode.FileIndex
 	Deadline time.Time
 }
 

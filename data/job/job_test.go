@@ -458,6 +458,52 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// A job whose node was killed goes on at the next start from the checkpoint
+// that was written meanwhile. The first node is not closed before the second
+// begins: it hangs, as the dead do.
+func TestKilled(t *testing.T) {
+	hangs := make(chan int, 100)
+	w := newWorld(t, &funcs{mapper: stuck(4, hangs)})
+	w.cfg.Cores = 1
+	w.cfg.Checkpoint = time.Nanosecond
+	dead := w.open()
+	j, err := dead.Start(t.Context(), spec("sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-hangs // shard 4, so 0 to 3 are done; at its start at least 0 to 2 were written down
+	f := &funcs{mapper: countLines}
+	w.cfg.Runner = f
+	s := w.open()
+	if j, err = s.Wait(t.Context(), "default", j.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := body(t, s, j.ID); got != strconv.Itoa(strings.Count(w.text, "\n")) || j.Done != shards {
+		t.Errorf("sum = %s, %+v", got, j)
+	}
+	if calls := f.attempts(); len(calls) >= shards || calls[0] != 0 {
+		t.Errorf("worked again on %v", calls)
+	}
+}
+
+// A runner of a job over whole files learns their names.
+func TestFilesReachTheRunner(t *testing.T) {
+	w := newWorld(t, &funcs{mapper: func(_ context.Context, task job.Task, shard []byte) ([]byte, error) {
+		var out []byte
+		for name, content := range data.Files(shard, *task.Files) {
+			out = fmt.Appendf(out, "%s=%s;", name, content)
+		}
+		return out, nil
+	}})
+	if _, err := w.cfg.Datasets.Put(t.Context(), "default", "d", data.PutOptions{Spec: lode.Dataset{Records: "files"}}, &file{content: "spam"}); err != nil {
+		t.Fatal(err)
+	}
+	s := w.open()
+	if got := body(t, s, finish(t, s, spec("")).ID); got != "f=spam;" {
+		t.Errorf("%q", got)
+	}
+}
+
 // A checkpoint that is damaged costs work, not the job.
 func TestResumeWithoutItsCheckpoint(t *testing.T) {
 	hangs := make(chan int, 100)
@@ -507,7 +553,7 @@ func TestRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-hangs
-	if _, err := w.cfg.Datasets.Remove(t.Context(), "default", "d"); err != nil {
+	if _, err := w.cfg.Datasets.Remove(t.Context(), "default", "d", true); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(2 * time.Millisecond)

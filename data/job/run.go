@@ -260,8 +260,16 @@ func (r *run) attempt(ctx context.Context, job *Job, m *lode.Manifest, i, n int,
 	if job.What.Builtin == BuiltinWords {
 		return r.countWords(i, b)
 	}
-	p, usage, err := r.jobs.cfg.Runner.Map(ctx, Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, What: job.What,
-		Shard: m.Shards[i], Index: i, Attempt: n, Records: m.Records, Path: b.Path(), Size: b.Size(), Deadline: deadline})
+	task := Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, What: job.What,
+		Shard: m.Shards[i], Index: i, Attempt: n, Records: m.Records, Path: b.Path(), Size: b.Size(), Deadline: deadline}
+	if m.Records == lode.RecordsFiles {
+		idx, err := r.jobs.cfg.Datasets.Index(ctx, m, i)
+		if err != nil {
+			return nil, err
+		}
+		task.Files = &idx
+	}
+	p, usage, err := r.jobs.cfg.Runner.Map(ctx, task)
 	r.update(func(j *Job) { j.CPU += usage.CPU })
 	if err != nil {
 		return nil, err
