@@ -44,12 +44,22 @@ type S3Config struct {
 // visible when it is whole.
 type S3 struct {
 	client *minio.Client
+	idle   func() // closes idle connections
 	bucket string
 	prefix string
 	place  string
 }
 
-var _ Home = (*S3)(nil)
+var (
+	_ Home      = (*S3)(nil)
+	_ io.Closer = (*S3)(nil)
+)
+
+// Close closes the connections that nobody uses. Idempotent.
+func (h *S3) Close() error {
+	h.idle()
+	return nil
+}
 
 // ParseS3 reads s3://BUCKET[/PREFIX] into the two fields of an S3Config.
 func ParseS3(s string) (S3Config, error) {
@@ -69,17 +79,25 @@ func OpenS3(ctx context.Context, cfg S3Config) (*S3, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, lode.Errorf(lode.Invalid, "S3 endpoint %q is not a URL", cfg.Endpoint).WithHint("for example http://127.0.0.1:7070")
 	}
-	client, err := minio.New(u.Host, &minio.Options{Creds: cfg.credentials(), Secure: u.Scheme == "https", Region: cfg.Region,
+	transport, err := minio.DefaultTransport(u.Scheme == "https")
+	if err != nil {
+		return nil, lode.Errorf(lode.Internal, "reach S3 endpoint %q: %w", cfg.Endpoint, err)
+	}
+	client, err := minio.New(u.Host, &minio.Options{Transport: transport, Creds: cfg.credentials(), Secure: u.Scheme == "https", Region: cfg.Region,
 		MaxRetries: cmp.Or(cfg.Retries, 3), TrailingHeaders: true})
 	if err != nil {
 		return nil, lode.Errorf(lode.Invalid, "S3 endpoint %q: %w", cfg.Endpoint, err)
 	}
-	h := &S3{client: client, bucket: cfg.Bucket, prefix: cfg.Prefix}
+	h := &S3{client: client, idle: transport.CloseIdleConnections, bucket: cfg.Bucket, prefix: cfg.Prefix}
 	if h.prefix != "" && !strings.HasSuffix(h.prefix, "/") {
 		h.prefix += "/"
 	}
 	h.place = fmt.Sprintf("s3://%s/%s", h.bucket, h.prefix)
-	return h, h.checkBucket(ctx, cfg)
+	if err := h.checkBucket(ctx, cfg); err != nil {
+		h.idle()
+		return nil, err
+	}
+	return h, nil
 }
 
 func (c S3Config) credentials() *credentials.Credentials {

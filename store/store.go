@@ -84,10 +84,13 @@ func Open(cfg Config) (*Store, error) {
 	return s, s.loadCache()
 }
 
-// Close ends the store: later calls fail with Unavailable, open blobs stay
-// readable. Idempotent.
+// Close ends the store, and its home if that is an io.Closer: later calls fail
+// with Unavailable, open blobs stay readable. Idempotent.
 func (s *Store) Close() error {
 	s.closed.Store(true)
+	if c, ok := s.home.(io.Closer); ok {
+		return c.Close()
+	}
 	return nil
 }
 
