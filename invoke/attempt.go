@@ -101,7 +101,10 @@ func (a *attempt) dispatch(ctx context.Context, runner Runner) (err error) {
 	}
 	inv := &a.inv
 	inv.ID, inv.Head, inv.Body, inv.Stream = a.id, a.head, a.req.Body, nil
-	inv.Out, inv.Host, inv.Slot = a, a, a
+	inv.Out, inv.Host, inv.Slot, inv.Windows = a, a, a, nil
+	if w, ok := a.ans.(windower); ok {
+		inv.Windows = w.Windows()
+	}
 	if _, ok := a.ans.(*lode.Buffered); ok {
 		a.most = orDefault(a.rev.Function.Limits.OutputMax, defaultOutput)
 	}
@@ -221,6 +224,10 @@ type starter interface {
 	Started(cold bool, queued time.Duration)
 }
 type flusher interface{ Flush() }
+
+// windower is an optional ability of the Answer of a job's invocation: it
+// brings the shard that the guest may lay into its memory.
+type windower interface{ Windows() engine.Windows }
 
 // Write takes bytes of the guest's answer.
 func (a *attempt) Write(p []byte) (int, error) {

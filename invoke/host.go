@@ -168,8 +168,15 @@ func (a *attempt) data(ctx context.Context, m *lode.Message) (lode.Message, erro
 		}
 		b, err := a.s.cfg.Datasets.Read(ctx, a.rev.Namespace, name, int(version), int(shard), offset, min(length, dataChunk))
 		return lode.Message{Body: b}, err
+	case "index":
+		shard, err := number(m, ":shard", 0, math.MaxInt32)
+		if err != nil {
+			return lode.Message{}, err
+		}
+		b, err := a.s.cfg.Datasets.Index(ctx, a.rev.Namespace, name, int(version), int(shard))
+		return lode.Message{Body: b}, err
 	default:
-		return lode.Message{}, lode.Errorf(lode.Invalid, "data has no verb %q", verb).WithHint("verbs: show, read")
+		return lode.Message{}, lode.Errorf(lode.Invalid, "data has no verb %q", verb).WithHint("verbs: show, read, index")
 	}
 }
 

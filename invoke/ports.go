@@ -48,6 +48,8 @@ type Datasets interface {
 	// Read returns up to length bytes of a shard from an offset; fewer only at
 	// the shard's end.
 	Read(ctx context.Context, ns lode.Namespace, name lode.Name, version, shard int, offset, length int64) ([]byte, error)
+	// Index returns the JSON lode.FileIndex of a shard of a dataset of files.
+	Index(ctx context.Context, ns lode.Namespace, name lode.Name, version, shard int) ([]byte, error)
 }
 
 // Table keeps small durable values; bus.Table is one, and its documentation

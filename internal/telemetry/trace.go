@@ -28,6 +28,15 @@ type Trace struct {
 	flags        byte
 }
 
+// TraceOf is the place of an invocation whose ids somebody else chose.
+func TraceOf(id [16]byte, span, parent [8]byte, sampled bool) Trace {
+	t := Trace{trace: id, span: span, parent: parent}
+	if sampled {
+		t.flags = 1
+	}
+	return t
+}
+
 // newTrace makes a child of the W3C traceparent, or a root.
 func newTrace(parent string) Trace {
 	var t Trace

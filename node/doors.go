@@ -1,0 +1,103 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"lode"
+	"lode/bus"
+	"lode/catalog"
+	"lode/data"
+	"lode/gateway"
+	"lode/store"
+)
+
+// directory lets the gateway look things up in the catalog.
+type directory struct{ c *catalog.Catalog }
+
+func (d directory) Lookup(ns lode.Namespace, name lode.Name) (lode.Access, *lode.Function, bool) {
+	e, ok := d.c.Lookup(ns, name)
+	if !ok || e.Live == nil {
+		return "", nil, false
+	}
+	return e.Live.Function.Access, &e.Live.Function, true
+}
+
+func (d directory) Names(ns lode.Namespace) []string { return d.c.Names(ns) }
+func (d directory) Generation() uint64               { return d.c.Generation() }
+
+func (d directory) Routes() ([]gateway.Route, map[string]lode.Namespace) {
+	routes := d.c.Routes()
+	out := make([]gateway.Route, len(routes))
+	for i, r := range routes {
+		out[i] = gateway.Route{Pattern: r.Pattern, Namespace: r.Namespace, Function: r.Function}
+	}
+	return out, nil
+}
+
+// checkTokens lets the gateway check bearer tokens.
+type checkTokens struct{ t *tokens }
+
+func (c checkTokens) Check(ctx context.Context, token string) (gateway.Grant, error) {
+	g, err := c.t.Authenticate(ctx, token)
+	return gateway.Grant{Role: gateway.Role(g.Role), Namespace: g.Namespace}, err
+}
+
+// registers are data's pointers in a table of the bus.
+type registers struct{ t *bus.Table }
+
+func (r registers) Get(ctx context.Context, key string) ([]byte, uint64, bool, error) {
+	e, ok, err := r.t.Get(ctx, key)
+	return e.Value, e.Rev, ok, err
+}
+
+func (r registers) Swap(ctx context.Context, key string, value []byte, expect uint64) (uint64, error) {
+	if expect == 0 {
+		return r.t.Create(ctx, key, value)
+	}
+	return r.t.Update(ctx, key, value, expect)
+}
+
+// Delete removes key, whatever its revision.
+func (r registers) Delete(ctx context.Context, key string) error {
+	for {
+		e, ok, err := r.t.Get(ctx, key)
+		if err != nil || !ok {
+			return err
+		}
+		if err = r.t.Delete(ctx, key, e.Rev); lode.KindOf(err) != lode.Precondition {
+			return err
+		}
+	}
+}
+
+func (r registers) List(ctx context.Context, prefix string) ([]data.Register, error) {
+	es, err := r.t.List(ctx, prefix)
+	out := make([]data.Register, len(es))
+	for i, e := range es {
+		out[i] = data.Register{Key: e.Key, Value: e.Value, Rev: e.Rev}
+	}
+	return out, err
+}
+
+// openHome opens where datasets are durable.
+func openHome(ctx context.Context, s3 *store.S3Config, dir string) (store.Home, error) {
+	if s3 != nil {
+		return store.OpenS3(ctx, *s3)
+	}
+	return store.OpenDir(dir)
+}
+
+func openCatalog(ctx context.Context, n *Node) (*catalog.Catalog, error) {
+	sealer, err := catalog.OpenKeyFile(n.dir.file("secrets.key"))
+	if err != nil {
+		return nil, err
+	}
+	return catalog.Open(ctx, n.bus, catalog.Config{Artifacts: n.artifacts, Sealer: sealer, Now: time.Now, Logger: n.cfg.Logger})
+}
+
+var (
+	_ gateway.Directory = directory{}
+	_ gateway.Tokens    = checkTokens{}
+	_ data.Registers    = registers{}
+)

@@ -1,0 +1,415 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"lode"
+	"lode/api"
+	"lode/catalog"
+	"lode/data/job"
+	"lode/data/words"
+	"lode/engine"
+	"lode/invoke"
+)
+
+// jobRunner runs the guests of jobs. A shard is an invocation like any other,
+// admitted by the same rules, with the shard as its window; so a job competes
+// fairly with requests, and its guests may do what functions may.
+type jobRunner struct {
+	invoke func() *invoke.Service
+
+	mu   sync.Mutex
+	revs map[lode.Name]*jobRev
+}
+
+// jobRev is the revision under which one job function runs.
+type jobRev struct {
+	rev  *lode.Revision
+	used time.Time
+}
+
+// jobName begins the names of job functions. No deployed name has a colon.
+const jobName = "job:"
+
+func isJob(rev *lode.Revision) bool { return strings.HasPrefix(string(rev.Name), jobName) }
+
+// revision makes, or finds, the revision of a job's code. Its name is the
+// digest of its content, so equal code shares a pool.
+func (r *jobRunner) revision(ns lode.Namespace, w job.What) *lode.Revision {
+	f := *w.Function
+	f.Export = w.Handler
+	f.Limits.Total = 7 * 24 * time.Hour // the attempt's deadline bounds it
+	b, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // plain data
+	}
+	sum := blake3.Sum256(append([]byte(ns+"\n"), b...))
+	name := lode.Name(jobName + hex.EncodeToString(sum[:8]))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	jr := r.revs[name]
+	if jr == nil {
+		jr = &jobRev{rev: &lode.Revision{Namespace: ns, App: "job", Name: name, Number: 1, Digest: sum, Created: now, Function: f}}
+		r.revs[name] = jr
+	}
+	jr.used = now
+	return jr.rev
+}
+
+// lookup finds a job's revision by name.
+func (r *jobRunner) lookup(name lode.Name) *lode.Revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if jr := r.revs[name]; jr != nil {
+		return jr.rev
+	}
+	return nil
+}
+
+// forget drops the revisions that were not used for a while and returns them.
+func (r *jobRunner) forget(before time.Time) (old []*lode.Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, jr := range r.revs {
+		if jr.used.Before(before) {
+			old = append(old, jr.rev)
+			delete(r.revs, name)
+		}
+	}
+	return old
+}
+
+// resolver is the catalog as invoke sees it: with the functions of jobs.
+type resolver struct {
+	*catalog.Catalog
+	jobs *jobRunner
+}
+
+func (r resolver) Resolve(ns lode.Namespace, name lode.Name, alias string, rnd uint32) (*lode.Revision, error) {
+	if strings.HasPrefix(string(name), jobName) {
+		if rev := r.jobs.lookup(name); rev != nil && rev.Namespace == ns {
+			return rev, nil
+		}
+		return nil, lode.Errorf(lode.NotFound, "no job runs %s", name)
+	}
+	return r.Catalog.Resolve(ns, name, alias, rnd)
+}
+
+// shardAnswer is the answer to a job's invocation; it also brings the shard.
+type shardAnswer struct {
+	lode.Buffered
+	file *os.File // nil: no window
+	size int64
+}
+
+// Windows gives the engine the shard, or nothing.
+func (a *shardAnswer) Windows() engine.Windows {
+	if a.file == nil {
+		return nil
+	}
+	return shardWindows{a}
+}
+
+type shardWindows struct{ a *shardAnswer }
+
+func (w shardWindows) File() (uintptr, int64) { return w.a.file.Fd(), w.a.size }
+func (w shardWindows) Path() string           { return w.a.file.Name() }
+func (w shardWindows) ReadAt(p []byte, off int64) (int, error) {
+	return w.a.file.ReadAt(p, off)
+}
+
+var _ engine.Windows = shardWindows{}
+
+// maxPartial bounds one partial result.
+const maxPartial = 1 << 30
+
+func (r *jobRunner) run(ctx context.Context, ns lode.Namespace, w job.What, req *lode.Request, a *shardAnswer) (lode.Usage, error) {
+	rev := r.revision(ns, w)
+	req.Namespace, req.Function, req.Handler, req.Attempt = ns, rev.Name, w.Handler, max(1, req.Attempt)
+	a.Max = maxPartial
+	out, err := r.invoke().Invoke(ctx, req, a)
+	if err == nil && a.Status/100 != 2 {
+		err = lode.Errorf(lode.Crashed, "the job answered %d: %.200s", a.Status, a.Msg.Body).WithHint("a job's map answers 200")
+	}
+	return out.Usage, err
+}
+
+// Map runs the code over one shard.
+func (r *jobRunner) Map(ctx context.Context, t job.Task) (job.Partial, lode.Usage, error) {
+	f, err := os.Open(t.Path)
+	if err != nil {
+		return job.Partial{}, lode.Usage{}, lode.Errorf(lode.Damaged, "open shard %d: %w", t.Index, err)
+	}
+	defer f.Close()
+	a := &shardAnswer{file: f, size: t.Size}
+	req := &lode.Request{Trigger: lode.TriggerJob, Deadline: t.Deadline, Attempt: t.Attempt + 1, Head: []lode.Pair{
+		{Key: ":shard", Value: strconv.Itoa(t.Index)}, {Key: ":shard-bytes", Value: strconv.FormatInt(t.Size, 10)},
+		{Key: ":records", Value: string(t.Records)}, {Key: ":dataset", Value: string(t.Dataset)}}}
+	if t.What.Function.Contract == lode.ContractCommand { // the shard is its standard input
+		req.Stream = io.NewSectionReader(f, 0, t.Size)
+	}
+	u, err := r.run(ctx, t.Namespace, t.What, req, a)
+	return job.Partial{Body: a.Msg.Body, ContentType: a.Msg.Get("content-type")}, u, err
+}
+
+// Merge folds two partials with the code's own merge.
+func (r *jobRunner) Merge(ctx context.Context, ns lode.Namespace, w job.What, a, b []byte) ([]byte, error) {
+	body := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(a)+len(b)), uint32(len(a)))
+	body = append(append(body, a...), b...)
+	ans := &shardAnswer{}
+	_, err := r.run(ctx, ns, w, bodied(lode.TriggerMerge, body), ans)
+	return ans.Msg.Body, err
+}
+
+// Keep asks a filter of the built-in word count.
+func (r *jobRunner) Keep(ctx context.Context, ns lode.Namespace, w job.What, batch [][]byte) ([]bool, error) {
+	ans := &shardAnswer{}
+	if _, err := r.run(ctx, ns, w, bodied(lode.TriggerCall, words.Question(batch)), ans); err != nil {
+		return nil, err
+	}
+	return words.Answer(ans.Msg.Body, len(batch))
+}
+
+// bodied is a request with a body: what is over the inline bound streams.
+func bodied(t lode.Trigger, body []byte) *lode.Request {
+	const inline = 64 << 10
+	req := &lode.Request{Trigger: t, Body: body}
+	if len(body) > inline {
+		req.Body, req.Stream = nil, bytes.NewReader(body)
+	}
+	return req
+}
+
+var _ job.Runner = (*jobRunner)(nil)
+
+func (n *Node) openJobs(ctx context.Context) error {
+	regs, err := n.bus.Table(ctx, "jobs")
+	if err != nil {
+		return err
+	}
+	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Log: n.cfg.Logger})
+	if err != nil {
+		return err
+	}
+	n.opened("jobs", plain(n.jobs.Close))
+	return nil
+}
+
+// jobs is api.Jobs over data/job.
+type jobs struct{ *Node }
+
+// CreateJob resolves what the job runs, compiles inline code, and starts it.
+func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (api.Job, error) {
+	if len(s.Where) > 0 {
+		return api.Job{}, lode.Errorf(lode.Unavailable, "--where chooses among nodes, and this is the only one").WithHint("leave it out")
+	}
+	w, err := j.what(ctx, ns, s)
+	if err != nil {
+		return api.Job{}, err
+	}
+	spec := job.Spec{Namespace: ns, What: w, Dataset: s.Dataset, Version: s.Version, Reduce: s.Reduce, Limit: s.Limit, Retries: s.Retries, Labels: map[string]string{}}
+	if spec.Reduce == "" && w.Function != nil && w.Builtin == "" {
+		spec.Reduce = reduceOf(w)
+	}
+	if s.Into != "" {
+		spec.Labels["into"] = string(s.Into)
+	}
+	for _, old := range j.runner.forget(time.Now().Add(-10 * time.Minute)) {
+		j.pools.drop(old)
+	}
+	v, err := j.jobs.Start(ctx, spec)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if s.Into != "" {
+		j.commitWhenDone(ns, v.ID, s.Into)
+	}
+	return j.wire(v), nil
+}
+
+// reduceOf is what the code says: the function's own reduce, else the guest's
+// merge if the job brings one.
+func reduceOf(w job.What) string {
+	if w.Function.Reduce != "" {
+		return w.Function.Reduce
+	}
+	if ex := w.Function.Exports; ex != nil {
+		for _, e := range ex.Jobs {
+			if e.Name == w.Handler && e.Reduce != "" {
+				return e.Reduce
+			}
+		}
+	}
+	return ""
+}
+
+func (j jobs) what(ctx context.Context, ns lode.Namespace, s api.JobSpec) (job.What, error) {
+	if builtin, filter, ok, err := job.ParseBuiltin(string(s.Function)); ok {
+		w := job.What{Label: string(s.Function), Builtin: builtin}
+		if err != nil || filter == "" && s.Inline == nil {
+			return w, err
+		}
+		s.Function = lode.Name(filter)
+		f, err := j.what(ctx, ns, s)
+		w.Function, w.Handler = f.Function, f.Handler
+		return w, err
+	}
+	if s.Inline != nil {
+		app := lode.App{Name: "job", Functions: map[lode.Name]lode.Function{"job": *s.Inline}}
+		if err := j.pools.compile(ctx, &app); err != nil {
+			return job.What{}, err
+		}
+		f := app.Functions["job"]
+		if len(s.OKExit) > 0 {
+			f.OKExit = s.OKExit
+		}
+		return job.What{Label: "inline", Function: &f, Handler: orWord(s.Handler, f.Export)}, nil
+	}
+	rev, err := j.catalog.Resolve(ns, s.Function, s.Alias, 0)
+	if err != nil {
+		return job.What{}, err
+	}
+	f := rev.Function
+	if len(s.OKExit) > 0 {
+		f.OKExit = s.OKExit
+	}
+	if f.Contract == lode.ContractHandler && f.Exports != nil && len(f.Exports.Jobs) == 0 && s.Reduce == "" {
+		return job.What{}, lode.Errorf(lode.Invalid, "function %s exports no job", s.Function).WithHint("register one with lode.Job, or `export const job`")
+	}
+	return job.What{Label: string(rev.Name) + "@" + strconv.Itoa(rev.Number), Function: &f, Handler: orWord(s.Handler, f.Export)}, nil
+}
+
+// commitWhenDone makes the job's result a dataset. A job that the node's stop
+// interrupts is committed by nobody: its result stays in the job.
+func (j jobs) commitWhenDone(ns lode.Namespace, id string, into lode.Name) {
+	j.background.Go(func() {
+		if v, err := j.jobs.Wait(j.ctx, ns, id); err != nil || v.State != lode.StateDone {
+			return
+		}
+		c, err := j.JobResult(j.ctx, ns, id)
+		if err != nil {
+			return
+		}
+		defer c.Body.Close()
+		one := &oneFile{name: string(into), size: c.Size, r: c.Body}
+		if _, err := (datasets{j.Node}).PutDataset(j.ctx, ns, into, api.PutOptions{Records: lode.RecordsLines}, one); err != nil {
+			j.cfg.Logger.Warn("a job's result did not become a dataset", "job", id, "dataset", into, "err", err)
+		}
+	})
+}
+
+// oneFile is an upload of one file.
+type oneFile struct {
+	name string
+	size int64
+	r    io.Reader
+}
+
+// Next yields the file once.
+func (o *oneFile) Next() (string, int64, io.Reader, error) {
+	r := o.r
+	if r == nil {
+		return "", 0, nil, io.EOF
+	}
+	o.r = nil
+	return o.name, o.size, r, nil
+}
+
+func (j jobs) wire(v job.Job) api.Job {
+	out := api.Job{ID: v.ID, State: v.State, Function: v.What.Label, Dataset: v.Dataset, Version: v.Version, Reduce: v.Reduce, Into: lode.Name(v.Labels["into"]),
+		Created: v.Created, Ended: v.Ended, Shards: v.Shards, Done: v.Done, Running: v.Running, Retried: v.Retried, Bytes: v.Bytes, Read: v.Read,
+		Moved: v.Moved(), CPU: v.CPU, Nodes: []string{j.cfg.Name}, Error: v.Error}
+	if !v.Started.IsZero() {
+		end := v.Ended
+		if end.IsZero() {
+			end = time.Now()
+		}
+		out.Wall = end.Sub(v.Started)
+	}
+	if v.Result != nil {
+		out.ResultLen = v.Result.Size
+	}
+	return out
+}
+
+func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (api.List[api.Job], error) {
+	vs, err := j.jobs.List(ctx, ns)
+	if err != nil {
+		return api.List[api.Job]{}, err
+	}
+	slices.SortFunc(vs, func(a, b job.Job) int { return b.Created.Compare(a.Created) })
+	at := map[string]int{}
+	all := make([]api.Job, len(vs))
+	for i, v := range vs {
+		at[v.ID] = i
+		all[i] = j.wire(v)
+	}
+	if i, ok := at[p.After]; ok {
+		all = all[i+1:]
+	}
+	out := api.List[api.Job]{Items: all}
+	if p.Limit > 0 && len(all) > p.Limit {
+		out.Items, out.Next = all[:p.Limit], all[p.Limit-1].ID
+	}
+	return out, nil
+}
+
+func (j jobs) GetJob(ctx context.Context, ns lode.Namespace, id string, wait time.Duration) (api.Job, error) {
+	if wait > 0 {
+		wctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		if _, err := j.jobs.Wait(wctx, ns, id); err != nil && wctx.Err() == nil {
+			return api.Job{}, err
+		}
+	}
+	v, err := j.jobs.Get(ctx, ns, id)
+	return j.wire(v), err
+}
+
+func (j jobs) WatchJob(ctx context.Context, ns lode.Namespace, id string, see func(api.Job) error) error {
+	return j.jobs.Watch(ctx, ns, id, func(v job.Job) error { return see(j.wire(v)) })
+}
+
+func (j jobs) CancelJob(ctx context.Context, ns lode.Namespace, id string) (api.Job, error) {
+	v, err := j.jobs.Cancel(ctx, ns, id)
+	return j.wire(v), err
+}
+
+func (j jobs) JobResult(ctx context.Context, ns lode.Namespace, id string) (api.Content, error) {
+	b, r, err := j.jobs.Body(ctx, ns, id)
+	if err != nil {
+		return api.Content{}, err
+	}
+	return api.Content{Type: r.ContentType, Size: r.Size, Body: io.NopCloser(bytes.NewReader(b))}, nil
+}
+
+func (c cluster) explainJob(ctx context.Context, ns lode.Namespace, id string) (api.Explanation, error) {
+	v, err := c.jobs.Get(ctx, ns, id)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	w := jobs{c.Node}.wire(v)
+	out := api.Explanation{Ref: id, Kind: "job", Job: &w, Facts: map[string]string{}, Steps: []api.Step{}}
+	out.Summary = strings.Join([]string{v.What.Label, "on", string(v.Dataset) + "@" + strconv.Itoa(v.Version), string(v.State)}, " ")
+	out.Facts["placement"] = "every shard is on node " + c.cfg.Name + ", so the code went there"
+	out.Facts["read in place"] = bytesText(v.Read)
+	out.Facts["moved"] = bytesText(v.Moved())
+	out.Facts["reduce"] = v.Reduce
+	return out, nil
+}
+
+var _ api.Jobs = jobs{}

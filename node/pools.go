@@ -1,0 +1,280 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"sync"
+
+	"lode"
+	"lode/bus"
+	"lode/engine"
+	"lode/internal/telemetry"
+	"lode/invoke"
+	"lode/store"
+)
+
+// pools gives invoke the engine's pool of a revision, and takes what invoke
+// observes to telemetry: both want one look-up a call.
+type pools struct {
+	n    *Node
+	code *bus.Table // key of compiled code -> digest of the blob that holds it
+
+	byPtr sync.Map // *lode.Revision -> *pooled; a cache over byID
+
+	mu   sync.Mutex
+	byID map[string]*pooled
+}
+
+// pooled is a revision in use.
+type pooled struct {
+	rev  *lode.Revision
+	pool *engine.Pool
+	seen *telemetry.Func
+}
+
+func openPools(ctx context.Context, n *Node) (*pools, error) {
+	t, err := n.bus.Table(ctx, "code")
+	if err != nil {
+		return nil, err
+	}
+	return &pools{n: n, code: t, byID: map[string]*pooled{}}, nil
+}
+
+// Pool returns the pool of rev, made at its first call.
+func (p *pools) Pool(rev *lode.Revision) (invoke.Runner, error) {
+	e, err := p.get(rev)
+	if err != nil {
+		return nil, err
+	}
+	return e.pool, nil
+}
+
+func (p *pools) get(rev *lode.Revision) (*pooled, error) {
+	if e, ok := p.byPtr.Load(rev); ok {
+		return e.(*pooled), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id := rev.ID()
+	e := p.byID[id]
+	if e != nil && e.rev.Digest != rev.Digest { // the name was removed, and its numbers began anew
+		go e.pool.Close()
+		e = nil
+	}
+	if e == nil {
+		pool, err := p.n.engine.Pool(engineConfig(rev), p.source(rev.Function.Artifact))
+		if err != nil {
+			return nil, err
+		}
+		e = &pooled{rev: rev, pool: pool, seen: p.n.telemetry.Function(id, rev.Namespace, rev.Name)}
+		p.byID[id] = e
+	}
+	p.byPtr.Store(rev, e)
+	return e, nil
+}
+
+func engineConfig(rev *lode.Revision) engine.Config {
+	f := &rev.Function
+	return engine.Config{Revision: rev.ID(), Namespace: rev.Namespace, Contract: f.Contract, Limits: f.Limits, Args: f.Args, Env: f.Env, Reuse: f.Reuse}
+}
+
+// changed forgets the pools of names that are gone, and keeps those warm that
+// ask for it.
+func (p *pools) changed(uint64) {
+	p.byPtr.Clear()
+	p.mu.Lock()
+	var gone []*pooled
+	for id, e := range p.byID {
+		if isJob(e.rev) {
+			continue
+		}
+		if _, ok := p.n.catalog.Lookup(e.rev.Namespace, e.rev.Name); !ok {
+			gone = append(gone, e)
+			delete(p.byID, id)
+		}
+	}
+	p.mu.Unlock()
+	for _, e := range gone {
+		p.n.telemetry.Forget(e.rev.Namespace, e.rev.Name)
+		if err := e.pool.Close(); err != nil {
+			p.n.cfg.Logger.Warn("close the pool of a removed function", "revision", e.rev.ID(), "err", err)
+		}
+	}
+	for rev := range p.n.catalog.Functions() {
+		if rev.Function.Limits.ScaleMin > 0 {
+			if _, err := p.get(rev); err != nil {
+				p.n.cfg.Logger.Warn("keep a function warm", "revision", rev.ID(), "err", err)
+			}
+		}
+	}
+}
+
+// drop closes the pool of a revision that nobody runs any more.
+func (p *pools) drop(rev *lode.Revision) {
+	p.mu.Lock()
+	e := p.byID[rev.ID()]
+	delete(p.byID, rev.ID())
+	p.mu.Unlock()
+	p.byPtr.Delete(rev)
+	if e != nil {
+		p.n.telemetry.Forget(rev.Namespace, rev.Name)
+		if err := e.pool.Close(); err != nil {
+			p.n.cfg.Logger.Warn("close the pool of a job", "revision", rev.ID(), "err", err)
+		}
+	}
+}
+
+// count adds up the sandboxes of a function's revisions.
+func (p *pools) count(ns lode.Namespace, name lode.Name) (warm, busy int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.byID {
+		if e.rev.Namespace == ns && e.rev.Name == name {
+			s := e.pool.Stats()
+			warm += s.Warm
+			busy += s.Busy
+		}
+	}
+	return warm, busy
+}
+
+// source reads an artifact and its compiled code from the store.
+func (p *pools) source(artifact lode.Digest) engine.Source {
+	return source{store: p.n.artifacts, code: p.code, artifact: artifact}
+}
+
+type source struct {
+	store    *store.Store
+	code     *bus.Table
+	artifact lode.Digest
+}
+
+// Module reads the artifact.
+func (s source) Module(ctx context.Context) ([]byte, error) {
+	return readBlob(ctx, s.store, s.artifact)
+}
+
+// Code reads compiled code.
+func (s source) Code(ctx context.Context, key string) ([]byte, bool, error) {
+	e, ok, err := s.code.Get(ctx, key)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	var d lode.Digest
+	if err := d.UnmarshalText(e.Value); err != nil {
+		return nil, false, err
+	}
+	b, err := readBlob(ctx, s.store, d)
+	if k := lode.KindOf(err); k == lode.NotFound || k == lode.Damaged { // it can be made again
+		return nil, false, nil
+	}
+	return b, err == nil, err
+}
+
+// Keep keeps compiled code.
+func (s source) Keep(ctx context.Context, key string, code []byte) error {
+	d, err := s.store.PutBytes(ctx, code)
+	if err != nil {
+		return err
+	}
+	text, _ := d.MarshalText() // never fails
+	_, err = s.code.Put(ctx, key, text)
+	return err
+}
+
+var _ engine.Source = source{}
+
+func readBlob(ctx context.Context, s *store.Store, d lode.Digest) ([]byte, error) {
+	b, err := s.Open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return io.ReadAll(io.NewSectionReader(b, 0, b.Size()))
+}
+
+// Done takes an attempt to telemetry.
+func (p *pools) Done(r *invoke.Record) {
+	if r.Revision == nil {
+		return // the door counts what found no function
+	}
+	e, err := p.get(r.Revision)
+	if err != nil {
+		return
+	}
+	t := telemetry.Record{ID: r.ID, Trace: telemetry.TraceOf(r.Trace.ID, r.Trace.Span, r.Trace.Parent, r.Trace.Sampled), Trigger: r.Request.Trigger, Attempt: r.Request.Attempt,
+		Arrived: r.Start, End: r.End, Usage: r.Usage, Status: r.Status, Caller: r.Request.Caller, Method: r.Request.Method, Path: r.Request.Path}
+	if r.Err != nil {
+		t.Kind, t.Detail = r.Err.Kind, r.Err.Detail
+	}
+	e.seen.Done(&t)
+}
+
+// Line takes a guest's line to the log.
+func (p *pools) Line(l *invoke.Line) {
+	e, err := p.get(l.Revision)
+	if err != nil {
+		return
+	}
+	e.seen.Log(l.ID, slog.Level(l.Level), string(l.Text))
+}
+
+var (
+	_ invoke.Pools    = (*pools)(nil)
+	_ invoke.Observer = (*pools)(nil)
+)
+
+// compile checks every artifact of app, compiles it once, and completes the
+// functions with what their code says of itself.
+func (p *pools) compile(ctx context.Context, app *lode.App) error {
+	for name, f := range app.Functions {
+		info, err := p.n.engine.Compile(ctx, p.source(f.Artifact), f.Limits)
+		if err != nil {
+			return named(err, "function %s", name)
+		}
+		if f.Contract == "" {
+			f.Contract = info.Contract
+		}
+		if f.Contract != info.Contract {
+			return lode.Errorf(lode.Invalid, "function %s: the module is a %s, not a %s", name, info.Contract, f.Contract)
+		}
+		f.Exports = info.Description
+		if err := exported(name, &f); err != nil {
+			return err
+		}
+		app.Functions[name] = f
+	}
+	return nil
+}
+
+// exported checks that the module has the handler that the function names.
+func exported(name lode.Name, f *lode.Function) error {
+	if f.Export == "" || f.Exports == nil {
+		return nil
+	}
+	var words []string
+	for _, e := range append(f.Exports.Functions, f.Exports.Jobs...) {
+		if e.Name == f.Export {
+			return nil
+		}
+		if e.Name != "" {
+			words = append(words, e.Name)
+		}
+	}
+	err := lode.Errorf(lode.Invalid, "function %s: the module has no handler %q", name, f.Export)
+	if s := lode.Suggest(f.Export, words); s != "" {
+		return err.WithHint("did you mean %q?", s)
+	}
+	list, _ := json.Marshal(words)
+	return err.WithHint("its handlers: %s", list)
+}
+
+// named puts a place before an error's detail and keeps its kind and hint.
+func named(err error, format string, args ...any) error {
+	e := *lode.AsError(err)
+	where := lode.Errorf(e.Kind, format, args...)
+	e.Detail = where.Detail + ": " + e.Detail
+	return &e
+}
