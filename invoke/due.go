@@ -76,11 +76,21 @@ func (p *plan) next(t time.Time) time.Time {
 		if shown.IsZero() {
 			return shown
 		}
-		due := time.Date(shown.Year(), shown.Month(), shown.Day(), shown.Hour(), shown.Minute(), 0, 0, p.zone)
-		if due.After(t) {
+		if due := p.instant(shown); due.After(t) {
 			return due.UTC()
 		}
 	}
+}
+
+// instant is when the clock on the wall shows what shown says, taken as UTC:
+// the first time if that is twice, and about when it would if that is never.
+func (p *plan) instant(shown time.Time) time.Time {
+	at := time.Date(shown.Year(), shown.Month(), shown.Day(), shown.Hour(), shown.Minute(), 0, 0, p.zone)
+	_, offset := at.Add(-6 * time.Hour).Zone() // as it was before a change of the clock
+	if first := shown.Add(-time.Duration(offset) * time.Second).In(p.zone); first.Before(at) && first.Hour() == shown.Hour() && first.Minute() == shown.Minute() {
+		return first
+	}
+	return at
 }
 
 // tick is what a schedule asks for at some moment.
