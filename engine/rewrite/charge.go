@@ -15,6 +15,10 @@ const (
 	firstLease = 256
 	nextLease  = 4096
 	checkCost  = 3 // of a check itself
+	// smallBody and largeBody are the bytes up to which the body of a loop is
+	// written four times, and twice.
+	smallBody = 48
+	largeBody = 160
 )
 
 // loop is one loop of a function, in order of its opcode.
@@ -22,6 +26,8 @@ type loop struct {
 	weight int32
 	inner  bool // no loops and no calls in it
 	split  bool // has checks in the middle
+	last   int  // position of the branch back that ends the body; 0: none
+	copies int  // how often the body is written
 }
 
 // plan is what is to be done with one function.
@@ -55,6 +61,7 @@ type scope struct {
 	worst int32
 	split bool
 	busy  bool // has loops or calls
+	body  int  // where its code begins; 0: it takes parameters
 }
 
 // charger computes the plan of one function.
@@ -111,9 +118,7 @@ func (c *charger) function(i int) error {
 		}
 		c.measure(&in)
 		c.step(r, p, &in)
-		if c.pc != nil {
-			c.past.push(&in)
-		}
+		c.past.push(&in)
 	}
 	if r.err == nil && len(c.frames) != 0 {
 		r.fail(r.p, "%d blocks are not ended", len(c.frames))
@@ -146,6 +151,32 @@ func hasLeases(p *plan) bool {
 		}
 	}
 	return false
+}
+
+// bodyOf is where a loop's code begins, or 0 if it has parameters or results.
+func bodyOf(in *instr) int {
+	if in.block != blockEmpty {
+		return 0
+	}
+	return in.end
+}
+
+// repeat decides how often the body of a loop is written. In a small one the
+// check would take a good part of the time; between two checks it may as well
+// run several times. last is the instruction before the loop's end.
+func (l *loop) repeat(last *instr, body int) {
+	l.copies = 1
+	if !l.leased() || body == 0 || last.op != opBrIf && last.op != opBr || last.a != 0 || l.weight > chunk/4 {
+		return
+	}
+	switch size := last.pos - body; {
+	case size <= smallBody:
+		l.copies = 4
+	case size <= largeBody:
+		l.copies = 2
+	}
+	l.last = last.pos
+	l.weight *= int32(l.copies)
 }
 
 // leased: the loop counts in the function's local.
@@ -229,7 +260,7 @@ func (c *charger) open(r *reader, p *plan, in *instr) {
 		if len(p.loops) == 0 && len(c.scopes) == 1 && c.cur >= 0 {
 			c.pc = findDispatch(r, in, len(c.frames))
 		}
-		c.scopes = append(c.scopes, scope{loop: len(p.loops), entry: c.cur})
+		c.scopes = append(c.scopes, scope{loop: len(p.loops), entry: c.cur, body: bodyOf(in)})
 		p.loops = append(p.loops, loop{})
 		f.depth, f.arity = f.depth+1, params
 		c.cur = min(c.cur, 0)
@@ -264,6 +295,7 @@ func (c *charger) close(p *plan) {
 		if sc.split {
 			l.weight = chunk
 		}
+		l.repeat(&c.past[1], sc.body)
 		if sc.busy {
 			c.busy()
 		}

@@ -28,7 +28,10 @@ type emitter struct {
 	depth   uint32   // open blocks as written
 	moved   uint32   // loops around loops that are open
 	jumps   []jump
-	edge    bool // the dispatch loop's check is at its branches back
+	// of the loop whose body is being repeated
+	copies, body, last int
+	saved              []jump
+	edge               bool // the dispatch loop's check is at its branches back
 }
 
 // fn is the new index of a function.
@@ -150,13 +153,22 @@ func (e *emitter) locals(p *plan, b *body, params int) {
 func (e *emitter) code(i int, p *plan) {
 	r := e.s.code(i)
 	from, loops, mids := r.p, p.loops, p.mids
-	e.jumps, e.edge = p.jumps, p.edge
+	e.jumps, e.edge, e.copies = p.jumps, p.edge, 0
 	var in, last instr
 	for r.next(&in) {
 		for len(mids) > 0 && mids[0] == in.pos {
 			e.b = append(e.b, e.s.b[from:in.pos]...)
 			from, mids = in.pos, mids[1:]
 			e.check(chunk)
+		}
+		if e.copies > 1 && in.pos == e.last {
+			e.b = append(e.b, e.s.b[from:in.pos]...)
+			if in.op == opBrIf {
+				e.raw(0x45, opBrIf, 2) // i32.eqz: leave the loop
+			}
+			from, e.copies = e.body, e.copies-1
+			r.p, e.jumps, last = from, e.saved, instr{}
+			continue
 		}
 		small := last.op == opI32Const && last.a <= memorySmall && isMemory(in.op)
 		last = in
@@ -183,10 +195,9 @@ func (e *emitter) changes(in *instr) bool {
 		e.open()
 	case opEnd:
 		top := len(e.places) - 1
-		extra := top > 0 && e.places[top] > e.places[top-1]+1
 		e.depth = e.places[top] - 1
 		e.places = e.places[:top]
-		return extra
+		return top > 0 && e.depth > e.places[top-1]
 	case opBr:
 		return e.moved > 0 || len(e.jumps) > 0 && e.jumps[0].pos == in.pos
 	case opBrIf, opBrTable:
@@ -209,8 +220,11 @@ func (e *emitter) open() {
 func (e *emitter) change(in *instr) {
 	switch in.op {
 	case opEnd: // of a loop, and of the loop around it
-		e.raw(opEnd, opEnd)
-		e.depth--
+		e.raw(opEnd)
+		for e.depth > e.places[len(e.places)-1] {
+			e.raw(opEnd)
+			e.depth--
+		}
 		e.moved--
 	case opBr:
 		e.branch(in)
@@ -307,6 +321,11 @@ func (e *emitter) label(l uint32) uint32 {
 // no loops in it counts in a local, on a lease, and stays off memory too.
 func (e *emitter) loop(in *instr, l *loop, edge bool) {
 	head := e.s.b[in.pos:in.end]
+	if e.copies = l.copies; e.copies > 1 { // a block to leave from between two bodies
+		e.raw(opBlock, 0x40)
+		e.depth++
+		e.body, e.last, e.saved = in.end, l.last, e.jumps
+	}
 	e.b = append(e.b, head...)
 	e.depth++
 	e.moved++
