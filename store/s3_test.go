@@ -22,17 +22,13 @@ import (
 // that its many dependencies stay out of go.mod.
 const gatewayVersion = "v1.8.0"
 
-// buildGateway builds versitygw into the build cache's neighbourhood once and
-// finds it again in later runs.
+// buildGateway finds the S3 server where make setup-demo puts it, or puts it
+// there.
 var buildGateway = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("LODE_VERSITYGW"); path != "" {
-		return path, nil
-	}
-	cache, err := os.UserCacheDir()
+	dir, err := filepath.Abs("../.cache")
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "lode-test", "versitygw-"+gatewayVersion)
 	path := filepath.Join(dir, "versitygw")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
