@@ -44,6 +44,8 @@ type Config struct {
 	Replicas int
 	// Logger gets what the server has to say. Nil: slog.Default.
 	Logger *slog.Logger
+
+	unsynced bool // no fsync: tests fill large stores with it
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -108,9 +110,11 @@ func (b *Bus) start(ctx context.Context) error {
 		DontListen: true, // no port at all: connections are in process
 		JetStream:  true,
 		StoreDir:   filepath.Join(b.cfg.Dir, "store"),
-		SyncAlways: true, // an acknowledgement comes after fsync
+		SyncAlways: !b.cfg.unsynced, // an acknowledgement comes after fsync
 		NoSigs:     true,
 		MaxPayload: maxPayload,
+
+		DisableJetStreamBanner: true,
 		// In memory nothing is kept. The limit on disk is kept by space.go:
 		// the server's own would refuse what frees space too.
 		JetStreamMaxMemory: 16 << 20,

@@ -24,7 +24,7 @@ const (
 	appendWait = 2 * time.Second // for one answer; then the same bytes are sent again
 	firstPause = 50 * time.Millisecond
 	lastPause  = time.Second
-	stallWait  = 5 * time.Second // a replay without a message for so long is looked into
+	stallWait  = 3 * time.Second // a replay without a message for so long is looked into
 )
 
 // Log is an append log with one writer. Opening it ends the writer before: each

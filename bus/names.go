@@ -24,6 +24,11 @@ func tableName(name string) (string, error) {
 	return string(n), err
 }
 
+func tableStream(table string) string { return "KV_" + table }
+
+// tableSubject takes an escaped key, or a filter.
+func tableSubject(table, key string) string { return "$KV." + table + "." + key }
+
 func logNames(name string) (stream, subject string, err error) {
 	n, err := lode.ParseName(name)
 	return "LOG_" + string(n), "log." + string(n), err

@@ -424,7 +424,9 @@ func (s *Queues) trim() {
 	if upto == 0 || !ready {
 		return
 	}
-	if err := s.log.Trim(s.ctx, upto); err != nil {
+	if err := s.log.Trim(s.ctx, upto); s.ctx.Err() != nil {
+		return
+	} else if err != nil {
 		s.logger.Warn("bus: a queue's log was not trimmed", "err", err)
 		if lode.KindOf(err) != lode.Full {
 			return // the next message settles it; the front is still counted

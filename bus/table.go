@@ -34,6 +34,7 @@ type Table struct {
 	b    *Bus
 	name string
 	kv   jetstream.KeyValue
+	st   jetstream.Stream // what is behind kv
 }
 
 // Table opens the table of that name, which follows the law of lode.Name, and
@@ -52,10 +53,15 @@ func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
 	if err != nil {
 		return nil, wrap(err, "open table %s", name)
 	}
-	return &Table{b: b, name: name, kv: kv}, nil
+	st, err := b.js.Stream(ctx, tableStream(bucket))
+	if err != nil {
+		return nil, wrap(err, "open table %s", name)
+	}
+	return &Table{b: b, name: name, kv: kv, st: st}, nil
 }
 
 // Get returns the newest acknowledged entry of key; false if there is none.
+// Damaged: there is one, and it cannot be read.
 func (t *Table) Get(ctx context.Context, key string) (Entry, bool, error) {
 	k, err := escapeKey(key)
 	if err != nil {
@@ -63,14 +69,51 @@ func (t *Table) Get(ctx context.Context, key string) (Entry, bool, error) {
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	e, err := t.kv.Get(ctx, k)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return Entry{}, false, nil
-	}
+	m, err := t.last(ctx, tableSubject(t.name, k))
 	if err != nil {
 		return Entry{}, false, wrap(err, "get %s from table %s", key, t.name)
 	}
-	return Entry{Key: key, Value: e.Value(), Rev: e.Revision()}, true, nil
+	if m == nil || isMark(m.Header) {
+		return Entry{}, false, nil
+	}
+	return Entry{Key: key, Value: m.Data, Rev: m.Sequence}, true, nil
+}
+
+// last is the newest message of a subject; nil if there is none. The server
+// says "not found" of bytes that it found damaged: only its index tells.
+func (t *Table) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	m, err := t.st.GetLastMsgForSubject(ctx, subject)
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return m, err
+	}
+	info, err := t.st.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil || info.State.Subjects[subject] == 0 {
+		return nil, err
+	}
+	if m, err = t.st.GetLastMsgForSubject(ctx, subject); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return m, err // it was written between the two looks
+	}
+	return nil, lode.Errorf(lode.Damaged, "an entry of table %s is damaged: %s", t.name, subject).WithHint("restore the folder of the bus from a backup")
+}
+
+// isMark reports whether a message is the mark of a deleted key.
+func isMark(h nats.Header) bool {
+	return h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != ""
+}
+
+// verify reads every entry with a prefix and returns Damaged for the first
+// that cannot be read.
+func (t *Table) verify(ctx context.Context, prefix string) error {
+	info, err := t.st.Info(ctx, jetstream.WithSubjectFilter(tableSubject(t.name, filterFor(prefix))))
+	if err != nil {
+		return wrap(err, "verify table %s", t.name)
+	}
+	for subject := range info.State.Subjects {
+		if _, err := t.last(ctx, subject); err != nil {
+			return wrap(err, "verify table %s", t.name)
+		}
+	}
+	return nil
 }
 
 // Put sets key, whatever it was, and returns its new revision.
@@ -182,28 +225,44 @@ type Change struct {
 // then each change in the order of revisions. A watcher that is slow may see
 // only the newest of several changes of one key.
 type Watch struct {
+	t      *Table
 	prefix string
 	w      jetstream.KeyWatcher
+	cancel context.CancelFunc
 	seen   map[string]bool // keys delivered before Synced; then nil
 }
 
 // Watch begins to stream the entries whose key starts with prefix.
 func (t *Table) Watch(ctx context.Context, prefix string) (*Watch, error) {
-	// The library would end the watch with the context of its making.
-	w, err := t.kv.Watch(context.WithoutCancel(ctx), filterFor(prefix))
+	// The library ends a watch with the context of its making, and keeps a
+	// goroutine until then.
+	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w, err := t.kv.Watch(wctx, filterFor(prefix))
 	if err != nil {
+		cancel()
 		return nil, wrap(err, "watch table %s", t.name)
 	}
-	return &Watch{prefix: prefix, w: w, seen: make(map[string]bool)}, nil
+	return &Watch{t: t, prefix: prefix, w: w, cancel: cancel, seen: make(map[string]bool)}, nil
 }
 
 // Next waits for the next change. Its error is Cancelled or Deadline by ctx,
-// or Unavailable when the bus was closed. One caller at a time.
+// Unavailable when the bus was closed, or Damaged if what was there when the
+// watch began cannot all be read. One caller at a time.
 func (w *Watch) Next(ctx context.Context) (Change, error) {
+	var stall <-chan time.Time // the server waits for ever behind a damaged entry
+	if w.seen != nil {
+		t := time.NewTicker(stallWait)
+		defer t.Stop()
+		stall = t.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
-			return Change{}, ctxError(ctx, "watch")
+			return Change{}, ctxError(ctx, "watch table "+w.t.name)
+		case <-stall:
+			if err := w.t.verify(ctx, w.prefix); err != nil {
+				return Change{}, err
+			}
 		case e, ok := <-w.w.Updates():
 			if !ok {
 				return Change{}, errClosed()
@@ -239,6 +298,7 @@ func (w *Watch) change(e jetstream.KeyValueEntry) (Change, bool) {
 // Close ends the watch. It may be called again.
 func (w *Watch) Close() error {
 	err := w.w.Stop()
+	w.cancel()
 	if errors.Is(err, nats.ErrBadSubscription) || errors.Is(err, nats.ErrConnectionClosed) {
 		return nil
 	}
