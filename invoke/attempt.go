@@ -378,7 +378,7 @@ func passes(key string) bool {
 		return true
 	}
 	switch key {
-	case ":schedule", ":shard", ":shard-bytes", ":records", ":dataset":
+	case ":schedule", ":shard", ":shard-bytes", ":records", ":dataset", ":version":
 		return true
 	}
 	return strings.HasPrefix(key, ":route.")

@@ -158,7 +158,7 @@ func (r *jobRunner) Map(ctx context.Context, t job.Task) (job.Partial, lode.Usag
 	a := &shardAnswer{file: f, size: t.Size}
 	req := &lode.Request{Trigger: lode.TriggerJob, Deadline: t.Deadline, Attempt: t.Attempt + 1, Head: []lode.Pair{
 		{Key: ":shard", Value: strconv.Itoa(t.Index)}, {Key: ":shard-bytes", Value: strconv.FormatInt(t.Size, 10)},
-		{Key: ":records", Value: string(t.Records)}, {Key: ":dataset", Value: string(t.Dataset)}}}
+		{Key: ":records", Value: string(t.Records)}, {Key: ":dataset", Value: string(t.Dataset)}, {Key: ":version", Value: strconv.Itoa(t.Version)}}}
 	if t.What.Function.Contract == lode.ContractCommand { // the shard is its standard input
 		req.Stream = io.NewSectionReader(f, 0, t.Size)
 	}

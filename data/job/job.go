@@ -172,6 +172,7 @@ type Task struct {
 	Job       string
 	Namespace lode.Namespace
 	Dataset   lode.Name
+	Version   int
 	What      What
 	Shard     lode.Shard
 	Index     int // of the shard in the manifest

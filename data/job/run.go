@@ -260,7 +260,7 @@ func (r *run) attempt(ctx context.Context, job *Job, m *lode.Manifest, i, n int,
 	if job.What.Builtin == BuiltinWords {
 		return r.countWords(i, b)
 	}
-	task := Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, What: job.What,
+	task := Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, Version: job.Version, What: job.What,
 		Shard: m.Shards[i], Index: i, Attempt: n, Records: m.Records, Path: b.Path(), Size: b.Size(), Deadline: deadline}
 	if m.Records == lode.RecordsFiles {
 		idx, err := r.jobs.cfg.Datasets.Index(ctx, m, i)

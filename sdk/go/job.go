@@ -8,6 +8,8 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+
+	"lode/sdk/abi"
 )
 
 // Shard is the piece of a dataset that one map call works on.
@@ -18,14 +20,69 @@ type Shard struct {
 	Bytes   []byte
 	Index   int
 	Dataset string
+	Version int
 	records string
+	files   fileIndex
+}
+
+// fileIndex says where the files of a shard end, and what they are called.
+type fileIndex struct {
+	Names []string `json:"names"`
+	Ends  []int64  `json:"ends"`
+}
+
+// Files yields the files of a shard of a dataset of files, each with its name.
+// A shard of any other form is one file with the dataset's name.
+func (s *Shard) Files() iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		if s.records != "files" {
+			yield(s.Dataset, s.Bytes)
+			return
+		}
+		var from int64
+		for i, name := range s.files.Names {
+			end := s.files.Ends[i]
+			if !yield(name, s.Bytes[from:end:end]) {
+				return
+			}
+			from = end
+		}
+	}
+}
+
+// readIndex asks for the borders of the files.
+func (s *Shard) readIndex(ctx context.Context) error {
+	r, err := operate(ctx, abi.OpData, message{head: []pair{{":dataset", s.Dataset}, {":version", strconv.Itoa(s.Version)}, {":verb", "index"}, {":shard", strconv.Itoa(s.Index)}}})
+	if err != nil {
+		return fmt.Errorf("the file names of shard %d of %s: %w", s.Index, s.Dataset, err)
+	}
+	if err := decode(r.body, &s.files); err != nil {
+		return fmt.Errorf("the file names of shard %d of %s: %w", s.Index, s.Dataset, err)
+	}
+	var from int64
+	for _, end := range s.files.Ends {
+		if end < from || end > int64(len(s.Bytes)) || len(s.files.Ends) != len(s.files.Names) {
+			return fmt.Errorf("the file names of shard %d of %s do not fit its %d bytes", s.Index, s.Dataset, len(s.Bytes))
+		}
+		from = end
+	}
+	return nil
 }
 
 // Records yields the shard's records as slices of Bytes: lines and ndjson
 // without their line end, csv with quoted newlines inside a record, fixed:N
-// pieces of N bytes, and all bytes as one record for any other form.
+// pieces of N bytes, files a file each; all bytes as one record for any other
+// form.
 func (s *Shard) Records() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
+		if s.records == "files" {
+			for _, b := range s.Files() {
+				if !yield(b) {
+					return
+				}
+			}
+			return
+		}
 		rest := s.Bytes
 		cut := cutter(s.records)
 		for len(rest) > 0 {
@@ -151,6 +208,7 @@ const page = 64 << 10
 func (v *invocation) shard() (*Shard, error) {
 	s := &Shard{Dataset: v.request.get(":dataset"), records: v.request.get(":records")}
 	s.Index, _ = strconv.Atoi(v.request.get(":shard"))
+	s.Version, _ = strconv.Atoi(v.request.get(":version"))
 	size, err := strconv.ParseInt(v.request.get(":shard-bytes"), 10, 64)
 	if err != nil || size < 0 {
 		return nil, fmt.Errorf("the job names no shard size")
@@ -167,5 +225,10 @@ func (v *invocation) shard() (*Shard, error) {
 		at += n
 	}
 	s.Bytes = b[:size:size]
+	if s.records == "files" {
+		if err := s.readIndex(v); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
