@@ -259,10 +259,10 @@ type pump struct {
 	ended chan struct{} // closed when run is over: the buffer is full or err is set
 	more  chan struct{} // has a token when something changed
 
-	mu   sync.Mutex
-	buf  []byte
-	off  int // read so far by Read
-	err  error
+	mu  sync.Mutex
+	buf []byte
+	off int // read so far by Read
+	err error
 }
 
 func newPump(body io.Reader) *pump {
