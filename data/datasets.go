@@ -109,6 +109,7 @@ func (s *Datasets) Put(ctx context.Context, ns lode.Namespace, name lode.Name, o
 		}
 		header = m.Header
 	}
+	begin := s.now()
 	files := &peeked{Uploads: in}
 	spec, f, err := resolve(o, head, files)
 	if err != nil {
@@ -118,7 +119,27 @@ func (s *Datasets) Put(ctx context.Context, ns lode.Namespace, name lode.Name, o
 	if err != nil {
 		return nil, err
 	}
+	if s.now().Sub(begin) > DefaultGrace/2 {
+		if err := s.stillThere(ctx, parts.out); err != nil {
+			return nil, err
+		}
+	}
 	return s.commit(ctx, change{ns: ns, name: name, spec: spec, add: o.Append, header: parts.header, shards: parts.out})
+}
+
+// stillThere looks for shards that took so long to put that a collection may
+// have taken them for leftovers.
+func (s *Datasets) stillThere(ctx context.Context, shards []lode.Shard) error {
+	for i, sh := range shards {
+		ok, err := s.store.Has(ctx, sh.Digest)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return lode.Errorf(lode.Unavailable, "shard %d was collected before the put ended", i).WithHint("put in smaller parts, with append")
+		}
+	}
+	return nil
 }
 
 // peeked lets the first file's name be seen before it is split.

@@ -20,6 +20,7 @@ import (
 
 	"lode"
 	"lode/data"
+	"lode/data/registerstest"
 	"lode/store"
 	"lode/store/storetest"
 )
@@ -93,6 +94,10 @@ func (h house) cat(t *testing.T, name lode.Name, version int) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+func TestMemRegisters(t *testing.T) {
+	registerstest.Registers(t, func(*testing.T) data.Registers { return new(data.MemRegisters) })
 }
 
 func TestVersions(t *testing.T) {

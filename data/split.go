@@ -92,6 +92,9 @@ func (s *splitter) all(in Uploads) error {
 				return lode.Errorf(lode.Invalid, "file %q is there twice", name)
 			}
 			seen[name] = true
+			if size > MaxRecord {
+				return s.tooLong(&at{name: name})
+			}
 		}
 		if s.cut.kind == fixed && size > 0 && size%int64(s.cut.size) != 0 {
 			return s.oddSize(name, size)

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"crypto/rand"
+	mrand "math/rand/v2"
 	"strings"
 	"time"
 
@@ -215,4 +216,21 @@ func worthRetry(err error) bool {
 		return true
 	}
 	return false
+}
+
+// retry calls f until it ends well, and at most retries times more while its
+// error is worth it, with growing pauses between.
+func retry(ctx context.Context, retries int, f func() error) error {
+	for n := 0; ; n++ {
+		err := f()
+		if err == nil || n >= retries || !worthRetry(err) || ctx.Err() != nil {
+			return err
+		}
+		pause := 50 * time.Millisecond << min(n, 6)
+		select {
+		case <-time.After(pause/2 + mrand.N(pause)):
+		case <-ctx.Done():
+			return lode.Errorf(lode.Cancelled, "try again: %w", ctx.Err())
+		}
+	}
 }

@@ -33,8 +33,9 @@ type funcs struct {
 	merge  func(a, b []byte) ([]byte, error)
 	keep   func(word string) bool
 
-	mu    sync.Mutex
-	calls map[int]int // attempts by shard
+	keepErr func() error // nil: none
+	mu      sync.Mutex
+	calls   map[int]int // attempts by shard
 }
 
 var _ job.Runner = (*funcs)(nil)
@@ -62,6 +63,9 @@ func (f *funcs) Keep(_ context.Context, _ lode.Namespace, _ job.What, words [][]
 	out := make([]bool, len(words))
 	for i, w := range words {
 		out[i] = f.keep(string(w))
+	}
+	if f.keepErr != nil {
+		return out, f.keepErr()
 	}
 	return out, nil
 }
@@ -278,6 +282,69 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// A merge and a filter that fail are tried again.
+func TestMergeAndFilterRetries(t *testing.T) {
+	var mu sync.Mutex
+	failures := 3
+	unlucky := func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if failures--; failures >= 0 {
+			return lode.Errorf(lode.Unavailable, "bad luck")
+		}
+		return nil
+	}
+	f := &funcs{mapper: countLines}
+	f.merge = func(a, b []byte) ([]byte, error) { return []byte(string(a) + "," + string(b)), unlucky() }
+	f.keepErr = unlucky
+	f.keep = func(string) bool { return true }
+	s := newWorld(t, f).open()
+	sp := spec(job.ReduceGuest)
+	sp.Retries = 3
+	if j := finish(t, s, sp); j.State != lode.StateDone || strings.Count(body(t, s, j.ID), ",") != shards-1 {
+		t.Errorf("%s, %v", j.State, j.Error)
+	}
+	failures = 2
+	sp.What.Builtin, sp.Reduce = job.BuiltinWords, ""
+	if j := finish(t, s, sp); j.State != lode.StateDone {
+		t.Errorf("%s, %v", j.State, j.Error)
+	}
+}
+
+func TestTooManyJobs(t *testing.T) {
+	hangs := make(chan int, 100)
+	w := newWorld(t, &funcs{mapper: stuck(0, hangs)})
+	w.cfg.MaxQueued, w.cfg.MaxRunning = 2, 1
+	s := w.open()
+	var ids []string
+	for range 2 {
+		j, err := s.Start(t.Context(), spec("sum"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	_, err := s.Start(t.Context(), spec("sum"))
+	storetest.Kind(t, err, lode.Overloaded)
+	<-hangs
+	states := map[lode.State]int{}
+	for _, id := range ids {
+		j, err := s.Get(t.Context(), "default", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		states[j.State]++
+	}
+	if states[lode.StateRunning] != 1 || states[lode.StateQueued] != 1 {
+		t.Errorf("%v", states)
+	}
+	for _, id := range ids { // one of them has never run
+		if j, err := s.Cancel(t.Context(), "default", id); err != nil || j.State != lode.StateCancelled {
+			t.Errorf("%s, %v", j.State, err)
+		}
+	}
+}
+
 func TestFailures(t *testing.T) {
 	guest := &lode.GuestError{Type: "TypeError", Message: "x is not a function"}
 	for name, c := range map[string]struct {
@@ -404,5 +471,36 @@ func TestWatch(t *testing.T) {
 	}
 	if last.State != lode.StateDone || last.Done != shards {
 		t.Errorf("%+v", last)
+	}
+}
+
+// Shards that are not on this machine are fetched once and counted as moved.
+func TestFetched(t *testing.T) {
+	w := newWorld(t, &funcs{mapper: countLines})
+	home := new(store.Mem)
+	remote := func() *store.Store {
+		st, err := store.Open(store.Config{Home: home, Cache: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	regs := new(data.MemRegisters)
+	at := func(st *store.Store) {
+		ds, err := data.New(data.Config{Store: st, Registers: regs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cfg.Store, w.cfg.Datasets = st, ds
+	}
+	at(remote())
+	w.put(w.text)
+	at(remote()) // another node, with an empty cache
+	s := w.open()
+	for round, want := range []int64{int64(len(w.text)), 0} {
+		j := finish(t, s, spec("sum"))
+		if j.State != lode.StateDone || j.Fetched != want || j.Read != int64(len(w.text))-want {
+			t.Errorf("round %d: fetched %d, read in place %d of %d", round, j.Fetched, j.Read, len(w.text))
+		}
 	}
 }

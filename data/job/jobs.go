@@ -29,6 +29,9 @@ type Config struct {
 	Cores int
 	// MaxRunning bounds the jobs that run at once; others are queued. 0: 8.
 	MaxRunning int
+	// MaxQueued bounds the jobs that have not ended; more are Overloaded. 0:
+	// 1,000.
+	MaxQueued int
 	// Checkpoint is how long a job runs before its partial results are written
 	// down, and how long until the next time. 0: 2 s. Shorter jobs are run
 	// again after a crash.
@@ -43,6 +46,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Cores = cmp.Or(c.Cores, runtime.GOMAXPROCS(0))
 	c.MaxRunning = cmp.Or(c.MaxRunning, 8)
+	c.MaxQueued = cmp.Or(c.MaxQueued, 1000)
 	c.Checkpoint = cmp.Or(c.Checkpoint, 2*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
@@ -165,11 +169,8 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) (Job, error) {
 	if err != nil {
 		return Job{}, lode.Errorf(lode.Internal, "write job %s: %w", j.ID, err)
 	}
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return Job{}, errClosed()
+	if err := s.room(); err != nil {
+		return Job{}, err
 	}
 	rev, err := s.cfg.Registers.Swap(ctx, key(j.Namespace, j.ID), value, 0)
 	if err != nil {
@@ -179,6 +180,21 @@ func (s *Jobs) Start(ctx context.Context, spec Spec) (Job, error) {
 		return Job{}, errClosed() // it is run at the next start
 	}
 	return j, nil
+}
+
+// room refuses a job that would be one too many.
+func (s *Jobs) room() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed()
+	}
+	if len(s.active) >= s.cfg.MaxQueued {
+		e := lode.Errorf(lode.Overloaded, "%d jobs are queued or running", len(s.active)).WithHint("wait for some, or cancel them")
+		e.RetryAfter = time.Second
+		return e
+	}
+	return nil
 }
 
 func errClosed() error { return lode.Errorf(lode.Unavailable, "the node is stopping") }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -199,37 +198,36 @@ func (r *run) shard(ctx context.Context, m *lode.Manifest, i int, old *Partial, 
 }
 
 // attempts tries one shard until it ends well or the retries are used up.
-func (r *run) attempts(ctx context.Context, m *lode.Manifest, i int, red reduce.Reducer) (reduce.State, error) {
+func (r *run) attempts(ctx context.Context, m *lode.Manifest, i int, red reduce.Reducer) (s reduce.State, err error) {
 	job := r.snapshot()
-	for n := 0; ; n++ {
+	tries := 0
+	err = retry(ctx, job.Retries, func() error {
+		tries++
+		if tries > 1 {
+			r.update(func(j *Job) { j.Retried++ })
+		}
 		release, err := r.jobs.slot(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
+		defer release()
 		r.update(func(j *Job) { j.Running++ })
-		s, err := r.attempt(ctx, &job, m, i, n, red)
-		release()
+		s, err = r.attempt(ctx, &job, m, i, tries-1, red)
 		r.update(func(j *Job) {
 			j.Running--
 			if err == nil {
 				j.Done++
 			}
 		})
-		if err == nil {
-			return s, nil
+		if err != nil {
+			r.jobs.cfg.Log.Info("an attempt failed", "job", r.id, "shard", i, "attempt", tries, "err", err)
 		}
-		if n >= job.Retries || !worthRetry(err) || ctx.Err() != nil {
-			return nil, nameShard(err, i, n+1)
-		}
-		r.jobs.cfg.Log.Info("an attempt failed", "job", job.ID, "shard", i, "attempt", n+1, "err", err)
-		r.update(func(j *Job) { j.Retried++ })
-		pause := time.Duration(1<<min(n, 6)) * 50 * time.Millisecond
-		select {
-		case <-time.After(pause/2 + rand.N(pause)):
-		case <-ctx.Done():
-			return nil, lode.Errorf(lode.Cancelled, "shard %d: %w", i, ctx.Err())
-		}
+		return err
+	})
+	if err != nil {
+		return nil, nameShard(err, i, tries)
 	}
+	return s, nil
 }
 
 // nameShard keeps kind, hint and the guest's words, and says which shard.
@@ -335,7 +333,14 @@ var _ words.Filter = filter{}
 
 // Keep implements words.Filter.
 func (f filter) Keep(ctx context.Context, batch [][]byte) ([]bool, error) {
-	return f.runner.Keep(ctx, f.job.Namespace, f.job.What, batch)
+	var keep []bool
+	err := retry(ctx, f.job.Retries, func() (err error) {
+		ctx, stop := context.WithTimeout(ctx, f.job.Attempt)
+		defer stop()
+		keep, err = f.runner.Keep(ctx, f.job.Namespace, f.job.What, batch)
+		return err
+	})
+	return keep, err
 }
 
 // keep makes the result durable: short ones in the register, others as a blob.

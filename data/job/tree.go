@@ -69,8 +69,7 @@ func (t *tree) result(zero reduce.State) reduce.State {
 // guestReducer merges by the guest's own function.
 type guestReducer struct {
 	runner Runner
-	ns     lode.Namespace
-	what   What
+	job    *Job
 }
 
 type guestState struct {
@@ -103,7 +102,14 @@ func (s *guestState) Merge(ctx context.Context, right reduce.State) (reduce.Stat
 		}
 		return s, nil
 	}
-	body, err := s.g.runner.Merge(ctx, s.g.ns, s.g.what, s.body, r.body)
+	job := s.g.job
+	var body []byte
+	err := retry(ctx, job.Retries, func() (err error) {
+		ctx, stop := context.WithTimeout(ctx, job.Attempt)
+		defer stop()
+		body, err = s.g.runner.Merge(ctx, job.Namespace, job.What, s.body, r.body)
+		return err
+	})
 	return &guestState{s.g, body, s.kind, true}, err
 }
 
@@ -128,7 +134,7 @@ func reducerOf(r Runner, j *Job) (reduce.Reducer, error) {
 	case j.What.Function == nil:
 		return nil, lode.Errorf(lode.Invalid, "the job has no code")
 	case j.Reduce == ReduceGuest:
-		return &guestReducer{r, j.Namespace, j.What}, nil
+		return &guestReducer{r, j}, nil
 	case j.Reduce == "":
 		return reduce.ByName("concat")
 	}
