@@ -120,7 +120,10 @@ func (x *exchange) readUnknown(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// stream hands the rest of the body over. Without full duplex, net/http would
+// wait for all of it before the first byte of the answer.
 func (x *exchange) stream(u *upload) {
+	_ = u.rc.EnableFullDuplex() // HTTP/2 always is
 	x.up = u
 	x.req.Stream = u
 }

@@ -155,7 +155,7 @@ func TestPublicNode(t *testing.T) {
 			if res.StatusCode != c.status || !strings.Contains(body+res.Header.Get("X-Amzn-Errortype"), c.want) {
 				t.Errorf("%d %v %s", res.StatusCode, res.Header, body)
 			}
-			if got := res.Header.Get("X-Got-Authorization"); (c.token == "lt_admin") == (got != "") && res.StatusCode == 200 && strings.HasPrefix(c.path, "/fn/") {
+			if got := res.Header.Get("X-Got-Authorization"); res.StatusCode == 200 && (c.token == "something") != (got != "") {
 				t.Errorf("the function got Authorization %q", got)
 			}
 		})
@@ -382,7 +382,6 @@ func TestBothWays(t *testing.T) {
 			defer tr.CloseIdleConnections()
 			pr, pw := io.Pipe()
 			req, _ := http.NewRequest("POST", url+"/fn/f", pr)
-			go io.WriteString(pw, "")
 			first := make(chan struct{})
 			go func() { defer close(first); time.Sleep(2 * inlineWait); io.WriteString(pw, "0") }()
 			res, err := tr.RoundTrip(req)

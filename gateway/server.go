@@ -31,7 +31,8 @@ func (g *Gateway) serve(ln net.Listener, h http.Handler) error {
 	g.servers.mu.Lock()
 	if g.servers.closed {
 		g.servers.mu.Unlock()
-		return ln.Close()
+		_ = ln.Close() // it may be closed already
+		return nil
 	}
 	g.servers.list = append(g.servers.list, s)
 	g.servers.mu.Unlock()
