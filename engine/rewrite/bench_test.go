@@ -27,7 +27,7 @@ func TestOverhead(t *testing.T) {
 		wasm  []byte
 		calls []work
 	}{
-		{"C", theC(t), []work{{"hash", 30}, {"floats", 6}, {"sort", 2}, {"fib", 25}, {"pointers", 600000}, {"bytes", 30}, {"copies", 10000}}},
+		{"C", theC(t), []work{{"hash", 30}, {"floats", 6}, {"sort", 2}, {"fib", 25}, {"pointers", 600000}, {"bytes", 30}, {"copies", 10000}, {"vectors", 200}}},
 		{"Go", theGo(t), []work{{"jsonwork", 50}, {"textwork", 10}, {"sieve", 2}}},
 	} {
 		h := newHost(t)

@@ -43,7 +43,7 @@ type Options struct {
 	// table.grow beyond it answers -1.
 	MaxTable uint32
 	// MaxStack bounds the stack of nested calls, in bytes as the pass
-	// estimates them from above. Zero: 16 MiB. More lets guests recurse deeper
+	// estimates them from above. Zero: 8 MiB. More lets guests recurse deeper
 	// and lets each sandbox keep as much memory in the host.
 	MaxStack uint32
 	// Period is the number of weighted units, about one machine instruction

@@ -7,7 +7,7 @@ import (
 // Defaults and bounds of Options.
 const (
 	defaultTable  = 1 << 16
-	defaultStack  = 16 << 20
+	defaultStack  = 8 << 20
 	defaultPeriod = 1 << 18
 	maxTables     = 1 << 20 // elements, whatever Options say
 	maxStack      = 1 << 30

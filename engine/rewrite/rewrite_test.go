@@ -110,7 +110,7 @@ func TestHostile(t *testing.T) {
 		{"fill loop", simple(loop(fill...)...), YieldFuel},
 		{"copy loop", simple(loop(copies...)...), YieldFuel},
 		{"straight line", simple(bytes.Repeat(code(raw(opMemorySize, 0), raw(0x1a)), 400000)...), YieldFuel},
-		{"nested loops", simple(nested(1000)...), YieldFuel},
+		{"nested loops", simple(nested(10000)...), YieldFuel},
 		{"br_table", simple(code(raw(opLoop, 0x40), monster, raw(opEnd))...), YieldFuel},
 		{"recursion", simple(opCall, 0), YieldStack},
 		{"table.grow", simple(loop(opRefNull, byte(FuncRef), opI32Const, 1, 0xfc, 0x0f, 0, 0x1a)...), YieldFuel},

@@ -116,3 +116,13 @@ EXPORT("copies") u32 copies(u32 rounds) {
   }
   return buffer[1000] + buffer[40000];
 }
+
+typedef int v4 __attribute__((vector_size(16), aligned(1)));
+
+__attribute__((target("simd128"))) EXPORT("vectors") u32 vectors(u32 rounds) {
+  v4 sum = {0, 0, 0, 0}, weight = {1, 3, 5, 7};
+  for (u32 i = 0; i < sizeof buffer; i++) buffer[i] = i * 7;
+  for (u32 r = 0; r < rounds; r++)
+    for (u32 i = 0; i < sizeof buffer; i += 16) sum += *(v4 *)(buffer + i) * weight;
+  return sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
+}
