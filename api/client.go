@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"lode"
 )
@@ -175,8 +176,14 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return lode.Errorf(lode.Unavailable, "%w at %s: %w", ErrUnreachable, c.base, err).
+	why := err
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
+		why = no
+	}
+	e := lode.Errorf(lode.Unavailable, "cannot reach the node at %s: %w", c.base, why).
 		WithHint("start one with lode dev or lode up, or name another with --url or lode context use")
+	e.Err = errors.Join(ErrUnreachable, err)
+	return e
 }
 
 // readError reads the problem in an answer; anything else that answers with an

@@ -3,31 +3,34 @@ package main
 import (
 	"context"
 	"io"
+	"os"
 
 	"lode"
+	"lode/node"
 )
 
-// What stands behind the commands that run things in this process. This file
-// alone knows packages node and bench.
+// What stands behind lode up, dev and worker. This file alone knows package
+// node.
 
-func openNode(context.Context, nodeOptions) (localNode, error) {
-	return nil, lode.Errorf(lode.Unavailable, "this build of the command holds no node")
+var _ localNode = (*node.Node)(nil)
+
+// openNode starts a node in this process.
+func openNode(ctx context.Context, o nodeOptions) (localNode, error) {
+	if o.bucket != "" {
+		return nil, lode.Errorf(lode.Unavailable, "this version of the command cannot set a bucket yet").WithHint("leave --bucket out: datasets are kept in the data folder")
+	}
+	n, err := node.Open(ctx, node.Config{
+		Dir: o.dir, Listen: o.listen, Name: o.name, Logger: o.log, CodeBudget: o.code, Idle: o.warm,
+		OTLP:    os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
+		Version: productVersion(), Commit: commit(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
+// runWorker runs jobs for a node, in a process of their own.
 func runWorker(context.Context, []string, io.Reader, io.Writer) error {
-	return lode.Errorf(lode.Unavailable, "this build of the command holds no node")
-}
-
-func benches() (names, helps []string) { return nil, nil }
-
-func runBench(context.Context, string, benchOptions) (report, error) {
-	return nil, lode.Errorf(lode.Unavailable, "this build of the command holds no benches")
-}
-
-func benchChild(context.Context, string, []string, io.Writer) error {
-	return lode.Errorf(lode.Unavailable, "this build of the command holds no benches")
-}
-
-func runDemo(context.Context, io.Writer) (report, error) {
-	return nil, lode.Errorf(lode.Unavailable, "this build of the command holds no demo")
+	return lode.Errorf(lode.Unavailable, "this version runs jobs in the node's own process")
 }

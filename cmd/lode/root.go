@@ -127,13 +127,16 @@ func flagError(cmd *cobra.Command, err error) error {
 	return e
 }
 
-// exactly, atLeast and between count arguments; the error shows the usage.
+// between counts arguments (hi < 0: no limit); the error shows the usage.
 func between(lo, hi int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) >= lo && (hi < 0 || len(args) <= hi) {
 			return nil
 		}
 		what := fmt.Sprintf("%d to %d arguments", lo, hi)
+		if lo == 0 && hi == 1 {
+			what = "at most one argument"
+		}
 		switch {
 		case lo == hi && lo == 0:
 			what = "no arguments"
@@ -142,7 +145,10 @@ func between(lo, hi int) cobra.PositionalArgs {
 		case lo == hi:
 			what = fmt.Sprintf("%d arguments", lo)
 		case hi < 0:
-			what = fmt.Sprintf("at least %d", lo)
+			what = "at least one argument"
+			if lo > 1 {
+				what = fmt.Sprintf("at least %d arguments", lo)
+			}
 		}
 		return lode.Errorf(lode.Invalid, "%s takes %s, not %d", cmd.CommandPath(), what, len(args)).WithHint("usage: %s", cmd.UseLine())
 	}

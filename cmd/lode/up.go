@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +30,9 @@ type localNode interface {
 // nodeOptions are what the command decides about a node.
 type nodeOptions struct {
 	dir, listen, name string
-	bucket            string // s3://BUCKET[/PREFIX]?endpoint=..., or ""
+	bucket            string        // s3://BUCKET[/PREFIX]?endpoint=..., or ""
+	code              int64         // bytes of loaded code; 0 = the node's own
+	warm              time.Duration // of an idle sandbox; 0 = the node's own
 	log               *slog.Logger
 }
 
@@ -74,6 +77,8 @@ Its data is in one folder: -d, else LODE_DIR, else /var/lib/lode for root, else
 	f.IntVar(&port, "port", stdPort, "port of the gateway")
 	f.StringVar(&o.name, "name", "", "name of the node (default: the host's)")
 	f.StringVar(&o.bucket, "bucket", "", "keep datasets in a bucket: s3://BUCKET[/PREFIX]?endpoint=URL; keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	f.Var((*sizeFlag)(&o.code), "code-cache", "memory for loaded code, as 512MiB; what is over it is loaded again from disk")
+	f.DurationVar(&o.warm, "warm", 0, "how long an idle sandbox stays warm (default 1m)")
 	f.StringVar(&format, "log-format", "text", "text or json")
 	for name, about := range map[string]string{"join": "node to join", "token": "join token", "zone": "zone", "label": "label", "nats": "NATS cluster of one's own", "acme": "mail address for ACME"} {
 		later[name] = f.String(name, "", about+"; in a later version")
