@@ -35,6 +35,7 @@ func get(t *testing.T, s *Service, id lode.InvocationID, wait time.Duration) Cal
 // durable opens a service over m inside a synctest bubble; the caller closes.
 func durable(t *testing.T, w *world, m *memory, cfg Config) *Service {
 	t.Helper()
+	m.restart()
 	cfg.Catalog, cfg.Pools, cfg.Observer, cfg.Tables, cfg.Queues = w, w, w, m, m
 	s, err := Open(context.Background(), cfg)
 	if err != nil {
@@ -66,7 +67,7 @@ func TestAsyncResult(t *testing.T) {
 			if _, err := s.GetCall(context.Background(), "default", id, 0); lode.KindOf(err) != lode.NotFound {
 				t.Errorf("after a day: %v", err)
 			}
-			if n := len(m.tables["bodies"]) + len(m.tables["calls"]); n != 0 {
+			if n := m.count("bodies", "calls"); n != 0 {
 				t.Errorf("%d entries are left", n)
 			}
 			s.Close()
@@ -413,7 +414,7 @@ func TestInvokeOnce(t *testing.T) {
 			t.Errorf("ran %d times", n)
 		}
 		time.Sleep(keepKeys + 2*time.Hour)
-		if n := len(m.tables["keys"]) + len(m.tables["bodies"]); n != 0 {
+		if n := m.count("keys", "bodies"); n != 0 {
 			t.Errorf("%d entries are left", n)
 		}
 	})

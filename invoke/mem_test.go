@@ -46,6 +46,16 @@ func (m *memory) restart() {
 	m.tell()
 }
 
+// count is how many entries the tables have.
+func (m *memory) count(tables ...string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range tables {
+		n += len(m.tables[t])
+	}
+	return n
+}
+
 func (m *memory) tell() {
 	close(m.news)
 	m.news = make(chan struct{})

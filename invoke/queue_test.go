@@ -141,6 +141,7 @@ func TestQueuePartialFailure(t *testing.T) {
 			put(t, s, "orders", "", b)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		count := map[string]int{}
 		for _, b := range in.bodies() {
 			count[b]++
@@ -182,6 +183,7 @@ func TestQueueFailures(t *testing.T) {
 				defer s.Close()
 				put(t, s, "orders", "", "x")
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if q := s.QueueState("default", "orders"); runs != c.runs || q.Depth != 0 || q.Dead != 1 || s.QueueState("default", "graves").Depth != 1 {
 					t.Errorf("%d runs, %+v", runs, q)
 				}
@@ -209,6 +211,7 @@ func TestQueueStaysVisible(t *testing.T) {
 		defer s.Close()
 		put(t, s, "orders", "", "x")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if q := s.QueueState("default", "orders"); runs != 1 || q.Depth+q.InFlight+q.Dead != 0 {
 			t.Errorf("%d runs, %+v", runs, q)
 		}
@@ -243,9 +246,10 @@ func TestQueueRollingChange(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		var all []string
 		for i, b := range boxes {
-			if len(b.batches) == 0 {
+			if len(b.sizes()) == 0 {
 				t.Errorf("revision %d did nothing", i+1)
 			}
 			all = append(all, b.bodies()...)
@@ -258,6 +262,7 @@ func TestQueueRollingChange(t *testing.T) {
 		synctest.Wait()
 		put(t, s, "orders", "", "x")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if q := s.QueueState("default", "orders"); q.Depth != 1 {
 			t.Errorf("without a consumer: %+v", q)
 		}
@@ -323,6 +328,7 @@ func TestQueueLargeMessages(t *testing.T) {
 		put(t, s, "orders", "", strings.Repeat("x", 64<<10))
 		w.deploy("ship", lode.Function{Queue: &lode.Consume{Queue: "orders"}, Limits: lode.Limits{Body: 32 << 10}}, in.code)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if got := in.sizes(); !slices.Equal(got, []int{2, 2}) {
 			t.Errorf("batches of %v", got)
 		}
