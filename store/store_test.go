@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -306,6 +307,28 @@ func TestSweep(t *testing.T) {
 	}
 	if _, _, err := w.Commit(); err != nil {
 		t.Errorf("a living writer was swept: %v", err)
+	}
+}
+
+// Quarantined copies are kept for a week.
+func TestQuarantineEnds(t *testing.T) {
+	dir := t.TempDir()
+	openDir(t, dir)
+	name := func(age time.Duration) string {
+		return filepath.Join(dir, "bad", fmt.Sprintf("%064x.%d", 1, time.Now().Add(-age).UnixNano()))
+	}
+	old, young := name(8*24*time.Hour), name(time.Hour)
+	for _, path := range []string{old, young} {
+		if err := os.WriteFile(path, []byte("damaged"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openDir(t, dir)
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("an old copy: %v", err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Error(err)
 	}
 }
 

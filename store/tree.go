@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"lode"
@@ -32,7 +33,10 @@ func openTree(root string) (*tree, error) {
 	if err := syncDir(root); err != nil {
 		return nil, ioError("open the store at "+root, err)
 	}
-	return t, t.sweep()
+	if err := t.sweep(); err != nil {
+		return nil, err
+	}
+	return t, t.forgetBad(time.Now().Add(-keepBad))
 }
 
 func (t *tree) path(d lode.Digest) string {
@@ -57,6 +61,26 @@ func (t *tree) sweep() error {
 			os.Remove(path)
 		}
 		f.Close()
+	}
+	return nil
+}
+
+// keepBad is how long a damaged copy is kept for a look at it.
+const keepBad = 7 * 24 * time.Hour
+
+// forgetBad removes quarantined copies that were moved there before.
+func (t *tree) forgetBad(before time.Time) error {
+	dir := filepath.Join(t.root, "bad")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ioError("sweep "+dir, err)
+	}
+	for _, e := range entries {
+		_, at, _ := strings.Cut(e.Name(), ".")
+		nanos, err := strconv.ParseInt(at, 10, 64)
+		if err == nil && time.Unix(0, nanos).Before(before) {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
 	}
 	return nil
 }
