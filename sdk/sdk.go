@@ -5,10 +5,14 @@
 package sdk
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -16,7 +20,7 @@ import (
 	"strings"
 )
 
-//go:embed go/*.go abi/abi.go c/lode.h
+//go:embed go/*.go abi/abi.go c/lode.h js/prelude/*.js js/engine/quickjs.wasm.gz
 var files embed.FS
 
 // Files are the SDKs by their path below this folder.
@@ -95,4 +99,42 @@ func goFiles() (names []string, hash string, err error) {
 		}
 	}
 	return names, hex.EncodeToString(h.Sum(nil))[:12], nil
+}
+
+// QuickJS is the JavaScript engine: a handler module that takes its program
+// from the custom section lode.init. See js/README.md.
+func QuickJS() ([]byte, error) {
+	packed, err := files.ReadFile("js/engine/quickjs.wasm.gz")
+	if err != nil {
+		return nil, err
+	}
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+// Prelude is the script that gives the engine its web API. needs are the
+// bindings that a program uses as env.NAME.
+func Prelude(needs []string) (string, error) {
+	list, err := files.ReadDir("js/prelude")
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString("(function (host, needs) {\"use strict\";\n")
+	for _, e := range list {
+		text, err := files.ReadFile("js/prelude/" + e.Name())
+		if err != nil {
+			return "", err
+		}
+		b.Write(text)
+	}
+	names, err := json.Marshal(append([]string{}, needs...))
+	if err != nil {
+		return "", err
+	}
+	b.WriteString("})(__lode, " + string(names) + ");\n")
+	return b.String(), nil
 }
