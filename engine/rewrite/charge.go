@@ -18,6 +18,9 @@ const (
 	// smallBody and largeBody are the bytes up to which the body of a loop is
 	// written four times, and twice.
 	smallBody = 48
+	// maxNested bounds loops in loops: the time that the engine takes to
+	// compile a check in each grows with the square of their depth.
+	maxNested = 256
 	largeBody = 160
 )
 
@@ -256,6 +259,10 @@ func (c *charger) open(r *reader, p *plan, in *instr) {
 	c.spend(p, in, in.weight)
 	f := frame{op: byte(in.op), ways: -1, start: c.cur, depth: int32(len(c.scopes) - 1), arity: results, dead: c.cur < 0}
 	if in.op == opLoop {
+		if len(c.scopes) > maxNested {
+			r.refuse(in.pos, "split the function", "loops nested more than %d deep", maxNested)
+			return
+		}
 		c.busy()
 		if len(p.loops) == 0 && len(c.scopes) == 1 && c.cur >= 0 {
 			c.pc = findDispatch(r, in, len(c.frames))

@@ -315,12 +315,23 @@ func (e *emitter) label(l uint32) uint32 {
 	return e.depth - e.places[len(e.places)-1-int(l)]
 }
 
+// maxMoved is how many loops around loops are put into each other: engines
+// take long to compile deep nests of them, and no real code gains there.
+const maxMoved = 6
+
 // loop writes a loop and its check. The check holds no call: when the fuel is
 // used up it goes back to a loop around the loop, whose head calls the slow
 // path. So the loop keeps its values in registers. One that has no calls and
 // no loops in it counts in a local, on a lease, and stays off memory too.
 func (e *emitter) loop(in *instr, l *loop, edge bool) {
 	head := e.s.b[in.pos:in.end]
+	if e.moved >= maxMoved && !edge && !l.leased() {
+		e.b = append(e.b, head...)
+		e.depth++
+		e.places = append(e.places, e.depth)
+		e.check(max(l.weight, 1))
+		return
+	}
 	if e.copies = l.copies; e.copies > 1 { // a block to leave from between two bodies
 		e.raw(opBlock, 0x40)
 		e.depth++

@@ -64,6 +64,7 @@ func TestRefused(t *testing.T) {
 		{"label", simple(opBr, 5).bytes(), "label 5"},
 		{"callee", simple(opCall, 9).bytes(), "call of function 9"},
 		{"open block", simple(opBlock, 0x40).bytes(), "not ended"},
+		{"nested loops", simple(code(bytes.Repeat([]byte{opLoop, 0x40}, maxNested+1), bytes.Repeat([]byte{opEnd}, maxNested+1))...).bytes(), "loops nested"},
 		{"too many ends", simple(opEnd).bytes(), "after the end"},
 	}
 	for _, tt := range tests {
@@ -100,7 +101,7 @@ func TestHostile(t *testing.T) {
 	}
 	fill := code(i32c(0), i32c(1), i32c(200*PageSize-1), raw(0xfc, 0x0b, 0))
 	copies := code(i32c(0), i32c(1), i32c(100*PageSize), raw(0xfc, 0x0a, 0, 0))
-	monster := code(i32c(1), raw(opBrTable), appendU32(nil, 100000), bytes.Repeat([]byte{0}, 100001))
+	monster := code(i32c(1), raw(opBrTable), appendU32(nil, 20000), bytes.Repeat([]byte{0}, 20001))
 	tests := []struct {
 		name string
 		m    *asmModule
@@ -110,7 +111,7 @@ func TestHostile(t *testing.T) {
 		{"fill loop", simple(loop(fill...)...), YieldFuel},
 		{"copy loop", simple(loop(copies...)...), YieldFuel},
 		{"straight line", simple(bytes.Repeat(code(raw(opMemorySize, 0), raw(0x1a)), 400000)...), YieldFuel},
-		{"nested loops", simple(nested(10000)...), YieldFuel},
+		{"nested loops", simple(nested(maxNested)...), YieldFuel},
 		{"br_table", simple(code(raw(opLoop, 0x40), monster, raw(opEnd))...), YieldFuel},
 		{"recursion", simple(opCall, 0), YieldStack},
 		{"table.grow", simple(loop(opRefNull, byte(FuncRef), opI32Const, 1, 0xfc, 0x0f, 0, 0x1a)...), YieldFuel},
