@@ -92,14 +92,14 @@ func (a *answer) headLocked(status int, head []lode.Pair) error {
 	a.status = status
 	h := a.w.Header()
 	for i := range head {
-		key, value := head[i].Key, head[i].Value
-		if notFromGuest(key) {
+		key, value := guestName(head[i].Key), head[i].Value
+		if key == "" {
 			continue
 		}
-		if key == "content-type" && strings.HasPrefix(value, "text/event-stream") {
+		if key == "Content-Type" && strings.HasPrefix(value, "text/event-stream") {
 			a.eager = true
 		}
-		a.set(h, canonicalName(key), value)
+		a.set(h, key, value)
 	}
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one from the bytes
@@ -243,6 +243,12 @@ func (a *answer) finish(out *lode.Outcome, err error) bool {
 		a.whole(out)
 	}
 	return true
+}
+
+// abandon takes a out of the sweeper's hands when its door is left by a panic.
+func (a *answer) abandon() {
+	a.g.sweeper.remove(a)
+	a.flushes.Wait()
 }
 
 // whole writes an answer all of which was held.

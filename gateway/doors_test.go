@@ -324,6 +324,31 @@ func TestLateFailure(t *testing.T) {
 	}
 }
 
+// TestForgery: a function cannot speak with Lode's voice, nor split an answer.
+func TestForgery(t *testing.T) {
+	w := newWorld()
+	w.deploy("f", lode.Function{}, func(_ context.Context, _ *lode.Request, a lode.Answer) (lode.Usage, error) {
+		return lode.Usage{}, a.Head(404, []lode.Pair{{Key: "Lode-Error", Value: "x"}, {Key: "lOdE-Node", Value: "x"}, {Key: "trailer:lode-error", Value: "x"}, {Key: "Transfer-Encoding", Value: "x"},
+			{Key: "x-a\r\nlode-error", Value: "x"}, {Key: "x-b", Value: "y\r\nLode-Error: x"}, {Key: "", Value: "x"}, {Key: "set-cookie", Value: "a=1"}, {Key: "Set-Cookie", Value: "b=2"}})
+	})
+	w.deploy("panics", lode.Function{}, func(_ context.Context, _ *lode.Request, a lode.Answer) (lode.Usage, error) {
+		_ = a.Head(200, nil)
+		panic(http.ErrAbortHandler)
+	})
+	_, url := w.start(t, nil)
+	res, _ := do(t, "GET", url+"/fn/f", "")
+	if _, forged := res.Header["Lode-Error"]; forged || res.StatusCode != 404 || res.Header.Get("Lode-Node") != "n1" || len(res.Trailer) > 0 ||
+		res.Header.Get("X-B") != "y  Lode-Error: x" || fmt.Sprint(res.Header["Set-Cookie"]) != "[a=1 b=2]" {
+		t.Errorf("%v %v", res.Header, res.Trailer)
+	}
+	if res, err := http.Get(url + "/fn/panics"); err == nil {
+		t.Errorf("answered %d", res.StatusCode)
+	}
+	if res, _ := do(t, "GET", url+"/fn/f", ""); res.StatusCode != 404 {
+		t.Errorf("after a panic: %d", res.StatusCode)
+	}
+}
+
 func TestDisconnect(t *testing.T) {
 	ended := make(chan error, 1)
 	w := newWorld()

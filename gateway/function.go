@@ -81,15 +81,28 @@ func (g *Gateway) run(x *exchange, w http.ResponseWriter, r *http.Request, c *ca
 		x.release()
 		return
 	}
+	if !g.answer(x, r) {
+		panic(http.ErrAbortHandler) // net/http's way to cut a connection; nothing else tells the client
+	}
+}
+
+// answer invokes, and releases x unless Invoke panics. false: the answer has
+// begun and must be cut.
+func (g *Gateway) answer(x *exchange, r *http.Request) (whole bool) {
+	returned := false
+	defer func() {
+		if !returned { // nobody may touch w any more; x is left to the collector
+			x.ans.abandon()
+		}
+	}()
 	out, err := g.cfg.Invoker.Invoke(r.Context(), &x.req, &x.ans)
+	returned = true
 	if x.up != nil {
 		x.up.finish()
 	}
-	whole := x.ans.finish(&out, err)
+	whole = x.ans.finish(&out, err)
 	x.release()
-	if !whole {
-		panic(http.ErrAbortHandler) // net/http's way to cut a connection; nothing else tells the client
-	}
+	return whole
 }
 
 // submit is Prefer: respond-async (RFC 7240).

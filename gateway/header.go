@@ -45,11 +45,18 @@ func lowerName(canonical string) string {
 	return strings.ToLower(canonical)
 }
 
-func canonicalName(lower string) string {
-	if c, ok := canonicalNames[lower]; ok {
-		return c
+// guestName is a function's answer field in net/http's spelling; "" for those
+// that a function cannot set: Lode's own words, those of the connection, and
+// what net/http would take for something else than a field (its "Trailer:").
+func guestName(key string) string {
+	if c, ok := canonicalNames[key]; ok {
+		return c // none of these is refused
 	}
-	return textproto.CanonicalMIMEHeaderKey(lower)
+	c := textproto.CanonicalMIMEHeaderKey(key)
+	if strings.HasPrefix(c, "Lode-") || strings.IndexByte(c, ':') >= 0 || hopByHop(strings.ToLower(c)) {
+		return ""
+	}
+	return c
 }
 
 // appendHead appends the fields of a request, keys in lower case, without
@@ -93,12 +100,6 @@ func listed(values []string, word string) bool {
 		}
 	}
 	return false
-}
-
-// notFromGuest tells the answer fields that a function cannot set: Lode's own
-// words and those of the connection.
-func notFromGuest(lower string) bool {
-	return lower == "" || lower[0] == ':' || strings.HasPrefix(lower, "lode-") || hopByHop(lower)
 }
 
 // bodyAllowed says whether an answer may have a body.
