@@ -111,6 +111,9 @@ const ReplyMax = 64 << 10
 // does.
 func (inv *Invocation) Flush() error {
 	r := &inv.Reply
+	if inv.Out == nil {
+		return nil
+	}
 	if !r.Sent {
 		r.Sent = true
 		head := r.Head

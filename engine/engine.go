@@ -50,8 +50,9 @@ type Source interface {
 type Engine struct {
 	c    EngineConfig
 	key  [32]byte
-	stop chan struct{}
-	done chan struct{}
+	ctx  context.Context // until Close
+	stop context.CancelFunc
+	done chan struct{} // closed by the janitor
 
 	mu     sync.Mutex
 	pools  map[*Pool]struct{}
@@ -69,7 +70,8 @@ func New(c EngineConfig) *Engine {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	e := &Engine{c: c, key: macKey(c.Key), pools: map[*Pool]struct{}{}, stop: make(chan struct{}), done: make(chan struct{})}
+	e := &Engine{c: c, key: macKey(c.Key), pools: map[*Pool]struct{}{}, done: make(chan struct{})}
+	e.ctx, e.stop = context.WithCancel(context.Background())
 	go e.janitor()
 	return e
 }
@@ -182,14 +184,24 @@ func (e *Engine) janitor() {
 	defer t.Stop()
 	for {
 		select {
-		case <-e.stop:
+		case <-e.ctx.Done():
 			return
 		case now := <-t.C:
 			for _, p := range e.all() {
 				p.shrink(now.Add(-e.c.Idle))
+				if p.c.Limits.ScaleMin > 0 {
+					e.refill(p)
+				}
 			}
 			e.fit(nil)
 		}
+	}
+}
+
+// refill makes the sandboxes that are to be kept warm, until Close.
+func (e *Engine) refill(p *Pool) {
+	if err := p.Warm(e.ctx, 0); err != nil && e.ctx.Err() == nil {
+		e.c.Logger.Warn("no sandbox can be kept warm", "revision", p.c.Revision, "err", err)
 	}
 }
 
@@ -223,7 +235,7 @@ func (e *Engine) Close() error {
 	}
 	e.closed = true
 	e.mu.Unlock()
-	close(e.stop)
+	e.stop()
 	<-e.done
 	var errs []error
 	for _, p := range e.all() {

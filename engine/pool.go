@@ -20,7 +20,7 @@ type Pool struct {
 	c   Config
 	src Source
 
-	loading sync.Mutex // held while the program is loaded; before mu
+	loading chan struct{} // holds a token while the program is loaded
 
 	mu     sync.Mutex
 	prog   Program // nil: not loaded
@@ -67,7 +67,7 @@ func (s *Stats) add(o Stats) {
 // Pool makes the pool of one revision. Nothing is loaded until it is needed:
 // by Invoke, or by Limits.ScaleMin. Close it when the revision is gone.
 func (e *Engine) Pool(c Config, src Source) (*Pool, error) {
-	p := &Pool{e: e, c: c, src: src, used: time.Now()}
+	p := &Pool{loading: make(chan struct{}, 1), e: e, c: c, src: src, used: time.Now()}
 	p.idle = sync.NewCond(&p.mu)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -211,8 +211,12 @@ func (p *Pool) program(ctx context.Context) (Program, error) {
 	if prog := p.loaded(); prog != nil {
 		return prog, nil
 	}
-	p.loading.Lock()
-	defer p.loading.Unlock()
+	select {
+	case p.loading <- struct{}{}:
+		defer func() { <-p.loading }()
+	case <-ctx.Done():
+		return nil, lode.Errorf(lode.Cancelled, "waiting for %s: %w", p.c.Revision, ctx.Err())
+	}
 	if prog := p.loaded(); prog != nil {
 		return prog, nil
 	}

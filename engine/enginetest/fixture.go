@@ -12,44 +12,6 @@ import (
 	"lode/sdk/abi"
 )
 
-// Source is an artifact in memory.
-type Source struct {
-	Wasm []byte
-
-	mu    sync.Mutex
-	Kept  map[string][]byte
-	Reads int // calls of Module
-}
-
-// Module implements engine.Source.
-func (s *Source) Module(context.Context) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.Reads++
-	return s.Wasm, nil
-}
-
-// Code implements engine.Source.
-func (s *Source) Code(_ context.Context, key string) ([]byte, bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, ok := s.Kept[key]
-	return b, ok, nil
-}
-
-// Keep implements engine.Source.
-func (s *Source) Keep(_ context.Context, key string, code []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.Kept == nil {
-		s.Kept = map[string][]byte{}
-	}
-	s.Kept[key] = code
-	return nil
-}
-
-var _ engine.Source = (*Source)(nil)
-
 // Answer keeps what a guest answers.
 type Answer struct {
 	Heads  []byte
@@ -114,7 +76,7 @@ func Limits() lode.Limits {
 // Pool makes an engine over d and a pool of wasm. Both end with the test.
 func Pool(t testing.TB, d engine.Driver, wasm []byte, c engine.Config) *engine.Pool {
 	t.Helper()
-	e := engine.New(engine.EngineConfig{Driver: d})
+	e := engine.New(engine.EngineConfig{Driver: d, Key: Key()})
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -138,11 +100,26 @@ func PoolOf(t testing.TB, e *engine.Engine, wasm []byte, c engine.Config) *engin
 	if c.Limits == (lode.Limits{}) {
 		c.Limits = Limits()
 	}
-	p, err := e.Pool(c, &Source{Wasm: wasm})
+	p, err := e.Pool(c, &Source{Wasm: wasm, Cache: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// Code is wasm compiled by d, without an engine around it.
+func Code(t testing.TB, d engine.Driver, wasm []byte) []byte {
+	t.Helper()
+	src, key := &Source{Wasm: wasm, Cache: true}, "raw-"+d.Fingerprint()
+	if b, ok, _ := src.Code(context.Background(), key); ok {
+		return b
+	}
+	b, _, err := d.Compile(context.Background(), wasm, Limits())
+	if err != nil {
+		t.Fatal(show(err))
+	}
+	src.Keep(context.Background(), key, b)
+	return b
 }
 
 // Call invokes with body and returns the answer's body and the invocation.

@@ -168,6 +168,12 @@ func (s *slot) Enter(context.Context) error {
 
 var _ engine.Slot = (*slot)(nil)
 
+// cutOff is what comes when the caller goes away.
+type cutOff struct{}
+
+// Read implements io.Reader.
+func (cutOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
 // stream: bodies of any length, both ways, and a reader that never ends.
 func (s *suite) stream(t *testing.T) {
 	p := s.probe(t)
@@ -185,6 +191,10 @@ func (s *suite) stream(t *testing.T) {
 	inv = &engine.Invocation{Body: []byte("stream"), Stream: r, Out: &Answer{}, Host: &Host{}, Deadline: time.Now().Add(20 * time.Millisecond)}
 	if err := p.Invoke(context.Background(), inv); lode.KindOf(err) != lode.Deadline {
 		t.Error(show(err))
+	}
+	inv = &engine.Invocation{Body: []byte("stream"), Stream: io.MultiReader(bytes.NewReader(long[:100]), cutOff{}), Out: &Answer{}, Host: &Host{}}
+	if err := p.Invoke(context.Background(), inv); lode.KindOf(err) != lode.Cancelled {
+		t.Errorf("a body that breaks off was taken for a whole one: %s", show(err))
 	}
 	cat := PoolOf(t, s.e, C(t, "command"), engine.Config{Contract: lode.ContractCommand, Args: []string{"cat"}})
 	a = &Answer{}

@@ -24,7 +24,7 @@ type Digester interface {
 // Run tests a driver. newDriver makes one that the test closes.
 func Run(t *testing.T, newDriver func(t testing.TB) engine.Driver) {
 	d := newDriver(t)
-	e := engine.New(engine.EngineConfig{Driver: d})
+	e := engine.New(engine.EngineConfig{Driver: d, Key: Key()})
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -142,7 +142,7 @@ func (s *suite) digest(t *testing.T) {
 				t.Fatal("two new sandboxes differ")
 			}
 			bodies := []string{"count", "write 1", "write 3", "keep x", "write 60", "secret", "global", "write 300", "json", "kept", "write 2", "time", "recurse 500", "goroutines"}
-			for i := range 300 {
+			for i := range 112 {
 				body := bodies[i%len(bodies)]
 				inv := &engine.Invocation{Body: []byte(body), Out: &Answer{}, Host: &Host{}}
 				if err := sb.Invoke(context.Background(), inv); err != nil && lode.KindOf(err) != lode.Crashed {
@@ -166,11 +166,7 @@ func (s *suite) digest(t *testing.T) {
 
 func (s *suite) load(t *testing.T, wasm []byte) engine.Program {
 	t.Helper()
-	code, _, err := s.d.Compile(context.Background(), wasm, Limits())
-	if err != nil {
-		t.Fatal(show(err))
-	}
-	prog, err := s.d.Load(context.Background(), wasm, code, engine.Config{Revision: "test/digest@1", Namespace: "test", Contract: lode.ContractHandler, Limits: Limits()})
+	prog, err := s.d.Load(context.Background(), wasm, Code(t, s.d, wasm), engine.Config{Revision: "test/digest@1", Namespace: "test", Contract: lode.ContractHandler, Limits: Limits()})
 	if err != nil {
 		t.Fatal(show(err))
 	}
@@ -255,7 +251,7 @@ func (s *suite) init(t *testing.T) {
 	if e := lode.AsError(err); e == nil || e.Kind != lode.Invalid || e.Guest == nil || e.Guest.Type != "InitError" {
 		t.Errorf("a failing lode_init: %s", show(err))
 	}
-	info, err := s.e.Compile(context.Background(), &Source{Wasm: C(t, "probe")}, Limits())
+	info, err := s.e.Compile(context.Background(), &Source{Wasm: C(t, "probe"), Cache: true}, Limits())
 	if err != nil || info.Contract != lode.ContractHandler || info.Description == nil || info.Description.SDK != "c 1" || len(info.Imports) == 0 || info.CodeBytes == 0 {
 		t.Errorf("%+v, %v", info, err)
 	}

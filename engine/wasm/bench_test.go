@@ -14,11 +14,7 @@ func program(b *testing.B, guest []byte) engine.Program {
 	b.Helper()
 	d := newDriver(b)
 	b.Cleanup(func() { d.Close() })
-	code, _, err := d.Compile(context.Background(), guest, enginetest.Limits())
-	if err != nil {
-		b.Fatal(err)
-	}
-	p, err := d.Load(context.Background(), guest, code, engine.Config{Revision: "test/bench@1", Contract: lode.ContractHandler, Limits: enginetest.Limits()})
+	p, err := d.Load(context.Background(), guest, enginetest.Code(b, d, guest), engine.Config{Revision: "test/bench@1", Contract: lode.ContractHandler, Limits: enginetest.Limits()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -32,12 +28,15 @@ func BenchmarkInvoke(b *testing.B) {
 	for _, g := range []struct {
 		name, body string
 		wasm       []byte
-	}{{"c", "hello", enginetest.C(b, "echo")}, {"go", "json", enginetest.Go(b, "probe")}} {
+	}{{"c", "hello", enginetest.C(b, "echo")}, {"go", "count", enginetest.Go(b, "probe")}, {"go-json", "json", enginetest.Go(b, "probe")}} {
 		b.Run(g.name, func(b *testing.B) {
 			p := enginetest.Pool(b, newDriver(b), g.wasm, engine.Config{})
 			inv := &engine.Invocation{Body: []byte(g.body), Host: &enginetest.Host{}}
 			a := &enginetest.Answer{}
 			inv.Out = a
+			if err := p.Invoke(context.Background(), inv); err != nil {
+				b.Fatal(err)
+			}
 			b.ReportAllocs()
 			for b.Loop() {
 				a.Body = a.Body[:0]
@@ -84,10 +83,7 @@ func BenchmarkCold(b *testing.B) {
 		b.Run(name+"/load", func(b *testing.B) {
 			d := newDriver(b)
 			defer d.Close()
-			code, _, err := d.Compile(context.Background(), guest, enginetest.Limits())
-			if err != nil {
-				b.Fatal(err)
-			}
+			code := enginetest.Code(b, d, guest)
 			for b.Loop() {
 				p, err := d.Load(context.Background(), guest, code, engine.Config{Contract: lode.ContractHandler, Limits: enginetest.Limits()})
 				if err != nil {

@@ -15,12 +15,12 @@ import (
 // the context that the engine carries to the host functions, so that they need
 // no look-up. Each sandbox has one and uses it again.
 type call struct {
-	sb   *sandbox
-	ctx  context.Context
-	done <-chan struct{}
-	inv  *engine.Invocation // nil: initialisation
-	base int64              // clock at the beginning
-	end_ int64              // clock at which it is stopped; 0: never
+	sb    *sandbox
+	ctx   context.Context
+	done  <-chan struct{}
+	inv   *engine.Invocation // nil: initialisation
+	base  int64              // clock at the beginning
+	until int64              // clock at which it is stopped; 0: never
 
 	locked   bool          // the thread is ours since sandbox.run began
 	computed time.Duration // between entering the guest and leaving it
@@ -67,7 +67,7 @@ func (c *call) begin(ctx context.Context, inv *engine.Invocation) error {
 		if left <= 0 {
 			return c.stopped(stopDeadline)
 		}
-		c.end_ = c.base + int64(left)
+		c.until = c.base + int64(left)
 	}
 	if ctx.Err() != nil {
 		return c.stopped(stopCancelled)
@@ -84,7 +84,7 @@ func (c *call) begin(ctx context.Context, inv *engine.Invocation) error {
 func (c *call) beginInit(ctx context.Context, limit time.Duration) {
 	*c = call{sb: c.sb, ctx: ctx, done: ctx.Done(), seed: 0x10de}
 	c.base = c.now()
-	c.end_ = c.base + int64(limit)
+	c.until = c.base + int64(limit)
 }
 
 // rewind makes read begin at b again.
@@ -112,7 +112,8 @@ func (c *call) end() {
 	u.BodyOut += int64(len(c.inv.Reply.Body))
 	u.Memory = max(u.Memory, c.sb.Memory())
 	// Nothing of the invocation is held until the next one.
-	c.ctx, c.done, c.inv, c.ops, c.body, c.stream = nil, nil, nil, nil, nil, nil
+	c.ctx, c.done, c.inv, c.ops, c.body, c.stream, c.failure = nil, nil, nil, nil, nil, nil, nil
+	c.wasi = c.wasi.again()
 }
 
 // Reasons to stop a guest.
@@ -122,6 +123,7 @@ const (
 	stopDeadline stop = iota + 1
 	stopCancelled
 	stopStack
+	stopBody
 )
 
 func (s stop) Error() string {
@@ -130,13 +132,15 @@ func (s stop) Error() string {
 		return "deadline exceeded"
 	case stopCancelled:
 		return "cancelled"
+	case stopBody:
+		return "the request's body broke off"
 	}
 	return "call stack exhausted"
 }
 
 // check stops the guest by a panic when its time is over.
 func (c *call) check() {
-	if c.end_ != 0 && c.now() >= c.end_ {
+	if c.until != 0 && c.now() >= c.until {
 		panic(stopDeadline)
 	}
 	select {
@@ -193,6 +197,9 @@ func (c *call) stopped(s stop) *lode.Error {
 		return lode.Errorf(lode.Deadline, "%s did not end in time", c.sb.p.c.Revision)
 	case stopCancelled:
 		return lode.Errorf(lode.Cancelled, "the invocation was cancelled")
+	}
+	if s == stopBody {
+		return lode.Errorf(lode.Cancelled, "the request's body broke off: %w", c.stream.err())
 	}
 	e := lode.Errorf(lode.Crashed, "the function's calls are nested too deeply")
 	e.Guest = &lode.GuestError{Type: "stack overflow", Message: "call stack exhausted"}

@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"errors"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,9 @@ func (c *call) crashed(err error) error {
 			return e
 		}
 		return nil
+	}
+	if bug, ok := errors.AsType[runtime.Error](err); ok {
+		return lode.Errorf(lode.Internal, "a host function failed: %w", bug)
 	}
 	message, stack := trap(err.Error())
 	g := c.guestError("trap", message)

@@ -41,6 +41,7 @@ type Driver struct {
 	cache wazero.CompilationCache
 	rt    wazero.Runtime
 	base  time.Time // of all monotonic clocks
+	print string    // fingerprint
 
 	mu     sync.Mutex
 	shared map[string]*shared // by key
@@ -73,6 +74,7 @@ func New(c Config) (*Driver, error) {
 	}
 	d := &Driver{c: c, dir: dir, cache: cache, base: time.Now().Add(-time.Second), shared: map[string]*shared{}}
 	d.rt = wazero.NewRuntimeWithConfig(context.Background(), runtimeConfig().WithCompilationCache(cache))
+	d.print = d.fingerprint()
 	if err := d.hostModules(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -104,8 +106,41 @@ func (d *Driver) hostModules() error {
 }
 
 // Fingerprint implements engine.Driver.
-func (d *Driver) Fingerprint() string {
-	return strings.Join([]string{"wasm", strconv.Itoa(codeFormat), wazeroVersion(), runtime.GOOS, runtime.GOARCH, cpuFeatures(), strconv.Itoa(int(d.c.Period))}, "-")
+func (d *Driver) Fingerprint() string { return d.print }
+
+func (d *Driver) fingerprint() string {
+	return strings.Join([]string{"wasm", strconv.Itoa(codeFormat), buildVersion(), wazeroVersion(), runtime.GOOS, runtime.GOARCH, cpuFeatures(), strconv.Itoa(int(d.c.Period))}, "-")
+}
+
+// buildVersion tells this build's rewriting pass from others. A build of a
+// changed tree is told by its own bytes; tests know nothing of themselves.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "dev"
+	}
+	version, modified := "dev", false
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			version = s.Value[:min(len(s.Value), 12)]
+		case "vcs.modified":
+			modified = s.Value == "true"
+		}
+	}
+	if !modified {
+		return version
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return version
+	}
+	b, err := os.ReadFile(exe)
+	if err != nil {
+		return version
+	}
+	sum := blake3.Sum256(b)
+	return version + "+" + lode.Digest(sum).Short()
 }
 
 func wazeroVersion() string {
@@ -174,6 +209,9 @@ func (d *Driver) compile(ctx context.Context, module []byte) (*code, error) {
 	rt := wazero.NewRuntimeWithConfig(ctx, runtimeConfig().WithCompilationCache(cache))
 	defer rt.Close(ctx)
 	if _, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, d.c.Workers), c.wasm); err != nil {
+		if ctx.Err() != nil {
+			return nil, lode.Errorf(lode.Cancelled, "compiling: %w", ctx.Err())
+		}
 		return nil, lode.Errorf(lode.Invalid, "the module cannot be compiled: %w", err)
 	}
 	return c, c.takeNative(dir)

@@ -46,7 +46,7 @@ func lodeRead(c *call, s []uint64) int32 {
 	if c.stream == nil {
 		return 0
 	}
-	n, end := c.stream.take(p)
+	n, end := c.fromStream(p)
 	if n == 0 && !end {
 		return abi.Again
 	}

@@ -321,8 +321,8 @@ func (c *call) block(until int64) {
 	default:
 	}
 	began := c.pause()
-	if c.end_ != 0 && (until == 0 || c.end_ < until) {
-		until = c.end_
+	if c.until != 0 && (until == 0 || c.until < until) {
+		until = c.until
 	}
 	var clock <-chan time.Time
 	if until != 0 {

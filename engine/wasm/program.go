@@ -26,7 +26,7 @@ type program struct {
 	init  []byte // for lode_init
 	limit int
 
-	making sync.Mutex // held while the snapshot is made; before mu
+	making chan struct{} // holds a token while the snapshot is made
 	mu     sync.Mutex
 	ready  bool
 	fresh  bool
@@ -40,7 +40,7 @@ func newProgram(d *Driver, s *shared, init []byte, c engine.Config) (*program, e
 	if err := checkShape(&s.code.head, c.Contract, c.Limits); err != nil {
 		return nil, err
 	}
-	return &program{d: d, s: s, c: c, init: slices.Clone(init), limit: int(memoryLimit(c.Limits)), refs: 1}, nil
+	return &program{making: make(chan struct{}, 1), d: d, s: s, c: c, init: slices.Clone(init), limit: int(memoryLimit(c.Limits)), refs: 1}, nil
 }
 
 // Bytes implements engine.Program. Shared code counts in parts.
@@ -101,8 +101,12 @@ func (p *program) newSandbox(ctx context.Context) (*sandbox, error) {
 
 // snapshot initialises one instance and keeps what it has become.
 func (p *program) snapshot(ctx context.Context) error {
-	p.making.Lock()
-	defer p.making.Unlock()
+	select {
+	case p.making <- struct{}{}:
+		defer func() { <-p.making }()
+	case <-ctx.Done():
+		return lode.Errorf(lode.Cancelled, "waiting for %s: %w", p.c.Revision, ctx.Err())
+	}
 	if p.ready {
 		return nil
 	}

@@ -20,6 +20,7 @@ type pump struct {
 	buf     []byte // of 64 KiB, made when needed
 	have    []byte // read and not taken
 	end     bool   // nothing will come any more
+	broken  error  // why, if that is not the body's end
 	closed  bool
 	asked   []func()
 	running bool
@@ -67,6 +68,9 @@ func (p *pump) run() {
 		p.mu.Lock()
 		p.have = p.buf[:n]
 		p.end = err != nil
+		if err != io.EOF {
+			p.broken = err
+		}
 		if n == 0 && !p.end {
 			continue
 		}
@@ -91,6 +95,23 @@ func (p *pump) take(b []byte) (n int, end bool) {
 	p.have = p.have[n:]
 	p.taken += int64(n)
 	return n, n == 0 && p.end
+}
+
+// err is why the body broke off, or nil.
+func (p *pump) err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
+}
+
+// fromStream is take, and stops the guest when the body has broken off: it
+// must not take a part for the whole.
+func (c *call) fromStream(b []byte) (n int, end bool) {
+	n, end = c.stream.take(b)
+	if end && c.stream.err() != nil {
+		panic(stopBody)
+	}
+	return n, end
 }
 
 func (p *pump) close() {
@@ -119,7 +140,7 @@ func (c *call) readBody(b []byte) int {
 		return n
 	}
 	for c.stream != nil {
-		if n, end := c.stream.take(b); n > 0 || end {
+		if n, end := c.fromStream(b); n > 0 || end {
 			return n
 		}
 		ready := make(chan struct{})
@@ -134,8 +155,8 @@ func (c *call) readBody(b []byte) int {
 func (c *call) await(ready <-chan struct{}) {
 	began := c.pause()
 	var clock <-chan time.Time
-	if c.end_ != 0 {
-		t := time.NewTimer(time.Duration(c.end_ - began))
+	if c.until != 0 {
+		t := time.NewTimer(time.Duration(c.until - began))
 		defer t.Stop()
 		clock = t.C
 	}

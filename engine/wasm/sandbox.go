@@ -109,7 +109,7 @@ func (idle) Value(any) any                    { return nil }
 
 // Invoke implements engine.Sandbox.
 func (s *sandbox) Invoke(ctx context.Context, inv *engine.Invocation) error {
-	if s.dead || s.closed || s.used && !s.p.c.Reuse {
+	if s.dead || s.closed || s.used {
 		return lode.Errorf(lode.Internal, "%s: a sandbox was used without a reset", s.p.c.Revision)
 	}
 	s.used = true
@@ -136,7 +136,7 @@ func (s *sandbox) Reset() bool {
 	if s.stack != nil && len(*s.stack) > maxKeptStack {
 		return false
 	}
-	if s.p.c.Reuse {
+	if s.p.c.Reuse && s.p.c.Contract == lode.ContractHandler {
 		// Kept as it is, but never until its memory is full.
 		s.used = false
 		return len(s.mem.bytes()) < s.p.limit/4*3

@@ -3,10 +3,14 @@ package wasm_test
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"lode/engine"
 	"lode/engine/enginetest"
 	"lode/engine/wasm"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newDriver(t testing.TB) engine.Driver {
 	d, err := wasm.New(wasm.Config{Dir: t.TempDir()})

@@ -200,7 +200,11 @@ func (x *exchange) read(f *frame) {
 			for f := range r.want {
 				b := make([]byte, min(max(f.Num, 1), 1<<20))
 				n, err := x.inv.Stream.Read(b)
-				x.s.proc.tell(&frame{Kind: kData, ID: x.id, Op: f.Op, OK: err != nil}, b[:n])
+				d := &frame{Kind: kData, ID: x.id, Op: f.Op, OK: err == io.EOF}
+				if !d.OK {
+					d.Err = asError(err)
+				}
+				x.s.proc.tell(d, b[:n])
 			}
 		}()
 	}

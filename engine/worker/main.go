@@ -369,14 +369,14 @@ type stream struct{ r *remote }
 // Read implements io.Reader. It ends with the invocation.
 func (s stream) Read(p []byte) (int, error) {
 	f, err := s.r.ask(&frame{Kind: kRead, Num: int64(len(p))}, nil)
-	if err != nil {
+	if f == nil {
 		return 0, err
 	}
 	n := copy(p, f.body)
 	if f.OK {
-		return n, io.EOF
+		err = io.EOF
 	}
-	return n, nil
+	return n, err
 }
 
 // Interrupt implements engine.Interrupter.

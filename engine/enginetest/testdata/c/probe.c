@@ -278,6 +278,11 @@ EXPORT(lode_invoke) int invoke(void) {
 		}
 		snprintf(line, sizeof line, "%lld %lld", bytes, sum);
 		put(line);
+	} else if (!strcmp(req, "badwindow")) { // reads a window whose file was cut
+		unsigned char *p = window(4 << 20);
+		lode_window(0, p, 4 << 20);
+		op(1, ":address", "cut");
+		for (int i = 0; i < 4 << 20; i++) sink += p[i];
 	} else if (!strcmp(req, "imagewindow")) { // over pages of the image
 		unsigned char *p = (unsigned char *)(((uintptr_t)area + 65535) & ~65535u);
 		put(lode_window(0, p, 131072) == 131072 && p[1] == 7 ? "ok" : "no");
