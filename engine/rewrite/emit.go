@@ -10,8 +10,6 @@ type emitter struct {
 	s       *source
 	v       *survey
 	plans   []plan
-	period  uint32
-	stack   uint32
 	counter uint32 // index of the counter's global
 	dirty   uint32 // index of the global of dirty flags
 	slow    uint32 // function to call when the counter is negative
@@ -327,8 +325,7 @@ func (e *emitter) loop(in *instr, l *loop, edge bool) {
 	head := e.s.b[in.pos:in.end]
 	if e.moved >= maxMoved && !edge && !l.leased() {
 		e.b = append(e.b, head...)
-		e.depth++
-		e.places = append(e.places, e.depth)
+		e.open()
 		e.check(max(l.weight, 1))
 		return
 	}
@@ -341,31 +338,37 @@ func (e *emitter) loop(in *instr, l *loop, edge bool) {
 	e.depth++
 	e.moved++
 	e.open()
-	if edge {
+	switch {
+	case edge: // the branches back check
 		e.ask()
 		e.b = append(e.b, head...)
 		return
-	}
-	e.stats.Checks++
-	if l.leased() {
-		e.op(opLocalGet, e.local)
-		e.i32(0)
-		e.raw(0x48, opIf, 0x40) // i32.lt_s
-		e.op(opCall, e.lease)
-		e.op(opLocalSet, e.local)
-		e.raw(opEnd)
-		e.b = append(e.b, head...)
-		e.op(opLocalGet, e.local)
-		e.i32(max(l.weight, 1))
-		e.raw(0x6b) // i32.sub
-		e.op(opLocalTee, e.local)
-		e.i32(0)
-		e.raw(0x48) // i32.lt_s
-	} else {
+	case l.leased():
+		e.leasedHeads(head, max(l.weight, 1))
+	default:
 		e.ask()
 		e.b = append(e.b, head...)
 		e.add(-int64(max(l.weight, 1)))
 		e.spent()
 	}
+	e.stats.Checks++
 	e.raw(opBrIf, 1)
+}
+
+// leasedHeads writes the rest of the outer head and the inner head of a loop
+// that counts in the local; what is left says whether to go out.
+func (e *emitter) leasedHeads(head []byte, weight int32) {
+	e.op(opLocalGet, e.local)
+	e.i32(0)
+	e.raw(0x48, opIf, 0x40) // i32.lt_s
+	e.op(opCall, e.lease)
+	e.op(opLocalSet, e.local)
+	e.raw(opEnd)
+	e.b = append(e.b, head...)
+	e.op(opLocalGet, e.local)
+	e.i32(weight)
+	e.raw(0x6b) // i32.sub
+	e.op(opLocalTee, e.local)
+	e.i32(0)
+	e.raw(0x48) // i32.lt_s
 }

@@ -39,6 +39,8 @@ func (r *reader) next(in *instr) bool {
 	return r.err == nil
 }
 
+// prefixed reads the second part of an opcode. Codes over 0xff, none of which
+// is taken, are numbered prefix<<12 | code.
 func (r *reader) prefixed(prefix uint32) (uint32, traits) {
 	code := r.u32()
 	if code > 0xff {

@@ -174,11 +174,11 @@ func refusal(op uint32) (what, hint string) {
 		return "a tail call", "build without -mtail-call"
 	case op == 0x14 || op == 0x15 || op >= 0xd3 && op <= 0xd6:
 		return "an instruction of typed function references", flags
-	case op>>8 == 0xfb:
+	case op>>8 == 0xfb, op>>12 == 0xfb:
 		return "an instruction of garbage collection", flags
-	case op>>8 == 0xfe:
+	case op>>8 == 0xfe, op>>12 == 0xfe:
 		return "an atomic instruction", "build without threads: a sandbox has one thread"
-	case op >= 0xfd100 || op>>8 == 0xfd && op&0xff > 0xff:
+	case op >= 0xfd100 && op <= 0xfdfff: // as prefixed numbers long codes
 		return "a relaxed SIMD instruction", "build without -mrelaxed-simd: results would differ between machines"
 	}
 	return "an instruction that is not known", flags

@@ -16,7 +16,7 @@ type writer struct {
 
 func newWriter(s *source, v *survey, plans []plan, o Options, m *Module) *writer {
 	w := &writer{s: s, v: v, o: o, m: m}
-	w.e = emitter{s: s, v: v, plans: plans, period: o.Period, stack: o.MaxStack,
+	w.e = emitter{s: s, v: v, plans: plans,
 		counter: uint32(len(s.globals)), dirty: uint32(len(s.globals)) + 1, hidden: uint32(len(s.tables)),
 		types:   &typeTable{n: uint32(len(s.types)), added: map[string]uint32{}},
 		helpers: helpers{base: uint32(s.funcCount()) + 1, byKey: map[helperKey]uint32{}},
