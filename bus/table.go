@@ -223,26 +223,44 @@ type Change struct {
 
 // Watch streams a table: first every entry that is there, then one Synced,
 // then each change in the order of revisions. A watcher that is slow may see
-// only the newest of several changes of one key.
+// only the newest of several changes of one key. Among the first entries there
+// may be newer ones than there were when the watch began, but none is missing.
 type Watch struct {
 	t      *Table
 	prefix string
 	w      jetstream.KeyWatcher
 	cancel context.CancelFunc
-	seen   map[string]bool // keys delivered before Synced; then nil
+	synced bool
+	due    bool              // Synced comes next
+	seen   map[string]uint64 // until synced: the revisions delivered, by escaped key
+	start  uint64            // last revision of the table before the watch began
+	wanted map[string]bool   // escaped keys still to come before Synced
 }
 
 // Watch begins to stream the entries whose key starts with prefix.
 func (t *Table) Watch(ctx context.Context, prefix string) (*Watch, error) {
+	w := &Watch{t: t, prefix: prefix, seen: make(map[string]uint64)}
+	return w, w.begin(ctx)
+}
+
+func (w *Watch) begin(ctx context.Context) error {
+	ictx, icancel := bounded(ctx)
+	defer icancel()
+	info, err := w.t.st.Info(ictx)
+	if err != nil {
+		return wrap(err, "watch table %s", w.t.name)
+	}
+	w.start, w.wanted = info.State.LastSeq, nil
 	// The library ends a watch with the context of its making, and keeps a
 	// goroutine until then.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	w, err := t.kv.Watch(wctx, filterFor(prefix))
+	kw, err := w.t.kv.Watch(wctx, filterFor(w.prefix))
 	if err != nil {
 		cancel()
-		return nil, wrap(err, "watch table %s", t.name)
+		return wrap(err, "watch table %s", w.t.name)
 	}
-	return &Watch{t: t, prefix: prefix, w: w, cancel: cancel, seen: make(map[string]bool)}, nil
+	w.w, w.cancel = kw, cancel
+	return nil
 }
 
 // Next waits for the next change. Its error is Cancelled or Deadline by ctx,
@@ -250,17 +268,21 @@ func (t *Table) Watch(ctx context.Context, prefix string) (*Watch, error) {
 // watch began cannot all be read. One caller at a time.
 func (w *Watch) Next(ctx context.Context) (Change, error) {
 	var stall <-chan time.Time // the server waits for ever behind a damaged entry
-	if w.seen != nil {
+	if !w.synced {
 		t := time.NewTicker(stallWait)
 		defer t.Stop()
 		stall = t.C
 	}
 	for {
+		if w.due {
+			w.due, w.synced, w.seen = false, true, nil
+			return Change{Op: Synced}, nil
+		}
 		select {
 		case <-ctx.Done():
 			return Change{}, ctxError(ctx, "watch table "+w.t.name)
 		case <-stall:
-			if err := w.t.verify(ctx, w.prefix); err != nil {
+			if err := w.restart(ctx); err != nil {
 				return Change{}, err
 			}
 		case e, ok := <-w.w.Updates():
@@ -268,17 +290,67 @@ func (w *Watch) Next(ctx context.Context) (Change, error) {
 				return Change{}, errClosed()
 			}
 			if e == nil {
-				w.seen = nil
-				return Change{Op: Synced}, nil
-			}
-			if c, ok := w.change(e); ok {
+				if err := w.mark(ctx); err != nil {
+					return Change{}, err
+				}
+			} else if c, ok := w.change(e); ok {
 				return c, nil
 			}
 		}
 	}
 }
 
+// mark follows the library's own mark. That one counts deliveries, and so
+// comes too early when entries are written again meanwhile: if anything was,
+// the keys that there are tell what is still to come.
+func (w *Watch) mark(ctx context.Context) error {
+	if w.synced {
+		return nil
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	info, err := w.t.st.Info(ctx)
+	if err == nil && info.State.LastSeq != w.start {
+		info, err = w.t.st.Info(ctx, jetstream.WithSubjectFilter(tableSubject(w.t.name, filterFor(w.prefix))))
+	}
+	if err != nil {
+		return wrap(err, "watch table %s", w.t.name)
+	}
+	w.wanted = make(map[string]bool)
+	for subject := range info.State.Subjects {
+		if key := strings.TrimPrefix(subject, tableSubject(w.t.name, "")); w.seen[key] == 0 {
+			w.wanted[key] = true
+		}
+	}
+	w.due = len(w.wanted) == 0
+	return nil
+}
+
+// restart is for a watch that got stuck before it was synced: if everything
+// can be read, what it waits for has gone by itself.
+func (w *Watch) restart(ctx context.Context) error {
+	if err := w.t.verify(ctx, w.prefix); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return w.begin(ctx)
+}
+
+// change makes what the library delivers a Change; false if it is none.
 func (w *Watch) change(e jetstream.KeyValueEntry) (Change, bool) {
+	if !w.synced && w.wanted != nil {
+		delete(w.wanted, e.Key())
+		w.due = len(w.wanted) == 0
+	}
+	if !w.synced && w.seen[e.Key()] >= e.Revision() {
+		return Change{}, false // once more, after a restart
+	}
+	_, known := w.seen[e.Key()]
+	if !w.synced {
+		w.seen[e.Key()] = e.Revision()
+	}
 	key, ok := unescapeKey(e.Key())
 	if !ok || !strings.HasPrefix(key, w.prefix) {
 		return Change{}, false
@@ -287,10 +359,7 @@ func (w *Watch) change(e jetstream.KeyValueEntry) (Change, bool) {
 	if e.Operation() != jetstream.KeyValuePut {
 		// A mark of something deleted long ago is no news to a new watcher.
 		c.Op, c.Value = Deleted, nil
-		return c, w.seen == nil || w.seen[key]
-	}
-	if w.seen != nil {
-		w.seen[key] = true
+		return c, w.synced || known
 	}
 	return c, true
 }
