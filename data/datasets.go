@@ -22,6 +22,10 @@ const (
 	MaxKeep      = 1000
 )
 
+// longPut is the length of a put behind which its shards are looked for before
+// they are committed.
+const longPut = 10 * time.Minute
+
 // Config says what Datasets work with.
 type Config struct {
 	Store     *store.Store // required
@@ -119,7 +123,7 @@ func (s *Datasets) Put(ctx context.Context, ns lode.Namespace, name lode.Name, o
 	if err != nil {
 		return nil, err
 	}
-	if s.now().Sub(begin) > DefaultGrace/2 {
+	if s.now().Sub(begin) > longPut {
 		if err := s.stillThere(ctx, parts.out); err != nil {
 			return nil, err
 		}

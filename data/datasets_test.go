@@ -422,6 +422,81 @@ func TestRemoveAndRestore(t *testing.T) {
 	}
 }
 
+func TestReadShard(t *testing.T) {
+	h := fresh(t)
+	m := h.put(t, "notes", data.PutOptions{Spec: lode.Dataset{Shard: data.MinShard}}, files("a", numbered(10_000)))
+	var shard bytes.Buffer
+	if err := h.CatShard(t.Context(), m, 1, &shard); err != nil {
+		t.Fatal(err)
+	}
+	size := int64(shard.Len())
+	for _, c := range []struct {
+		offset, length int64
+		want           string
+	}{
+		{0, 10, shard.String()[:10]}, {5, 0, ""}, {size - 3, 100, shard.String()[size-3:]}, {size, 1, ""}, {0, 1 << 40, shard.String()},
+	} {
+		got, err := h.ReadShard(t.Context(), m, 1, c.offset, c.length)
+		if err != nil || string(got) != c.want {
+			t.Errorf("%d bytes at %d: %d bytes, %v", c.length, c.offset, len(got), err)
+		}
+	}
+	for _, c := range []struct {
+		shard          int
+		offset, length int64
+		want           lode.Kind
+	}{{-1, 0, 1, lode.NotFound}, {len(m.Shards), 0, 1, lode.NotFound}, {0, -1, 1, lode.Invalid}, {0, 0, -1, lode.Invalid}, {1, size + 1, 1, lode.Invalid}} {
+		_, err := h.ReadShard(t.Context(), m, c.shard, c.offset, c.length)
+		storetest.Kind(t, err, c.want)
+	}
+	storetest.Kind(t, h.CatShard(t.Context(), m, len(m.Shards), io.Discard), lode.NotFound)
+	_, err := h.Index(t.Context(), m, -1)
+	storetest.Kind(t, err, lode.NotFound)
+	_, err = h.Index(t.Context(), m, 0)
+	storetest.Kind(t, err, lode.Invalid)
+}
+
+// A put that took longer than a collection waits for it notices what it lost.
+func TestCollectedDuringALongPut(t *testing.T) {
+	h := fresh(t)
+	late := time.Duration(0)
+	slow, err := data.New(data.Config{Store: h.store, Registers: h.regs, Now: func() time.Time { late += time.Hour; return time.Now().Add(late) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &hooked{uploads: files("a", numbered(10_000), "b", numbered(1)), before: func() {
+		for gone := 0; gone == 0; time.Sleep(time.Millisecond) { // the first shard is becoming durable
+			for info, err := range h.store.List(t.Context()) {
+				if err != nil {
+					t.Error(err)
+				}
+				if err := h.store.Delete(t.Context(), info.Digest); err != nil {
+					t.Error(err)
+				}
+				gone++
+			}
+		}
+	}}
+	_, err = slow.Put(t.Context(), "default", "notes", data.PutOptions{Spec: lode.Dataset{Shard: data.MinShard, Records: "files"}}, in)
+	storetest.Kind(t, err, lode.Unavailable)
+	_, err = h.Show(t.Context(), "default", "notes")
+	storetest.Kind(t, err, lode.NotFound)
+}
+
+// hooked does something before the upload ends.
+type hooked struct {
+	*uploads
+	before func()
+}
+
+func (h *hooked) Next() (string, int64, io.Reader, error) {
+	name, size, r, err := h.uploads.Next()
+	if err == io.EOF {
+		h.before()
+	}
+	return name, size, r, err
+}
+
 func TestCancelledPut(t *testing.T) {
 	h := fresh(t)
 	ctx, cancel := context.WithCancel(t.Context())

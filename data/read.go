@@ -25,7 +25,7 @@ func (s *Datasets) Cat(ctx context.Context, m *lode.Manifest, w io.Writer) error
 // named by its number.
 func (s *Datasets) CatShard(ctx context.Context, m *lode.Manifest, i int, w io.Writer) error {
 	if i < 0 || i >= len(m.Shards) {
-		return lode.Errorf(lode.NotFound, "version %d of dataset %s has shards 0 to %d, not %d", m.Version, m.Name, len(m.Shards)-1, i)
+		return noShard(m, i)
 	}
 	b, err := s.store.Open(ctx, m.Shards[i].Digest)
 	if err != nil {
@@ -34,6 +34,11 @@ func (s *Datasets) CatShard(ctx context.Context, m *lode.Manifest, i int, w io.W
 	defer b.Close()
 	_, err = io.Copy(w, struct{ io.Reader }{b})
 	return err
+}
+
+func noShard(m *lode.Manifest, i int) error {
+	return lode.Errorf(lode.NotFound, "version %d of dataset %s has no shard %d", m.Version, m.Name, i).
+		WithHint("it has %d, counted from 0", len(m.Shards))
 }
 
 // nameShard puts the shard's number in front of what a store said of its blob.
@@ -104,6 +109,12 @@ func (s *Datasets) shardFiles(ctx context.Context, m *lode.Manifest, i int, emit
 // Index returns the names and borders of a shard of form files.
 func (s *Datasets) Index(ctx context.Context, m *lode.Manifest, i int) (lode.FileIndex, error) {
 	var idx lode.FileIndex
+	if i < 0 || i >= len(m.Shards) {
+		return idx, noShard(m, i)
+	}
+	if m.Shards[i].Index.IsZero() {
+		return idx, lode.Errorf(lode.Invalid, "dataset %s has records %s: its shards have no file index", m.Name, m.Records)
+	}
 	b, err := s.store.ReadAll(ctx, m.Shards[i].Index, 256<<20)
 	if err != nil {
 		return idx, nameShard(m, i, err)
