@@ -212,7 +212,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		q.body, q.ctype = bytes.NewReader(b), "application/json"
 	}
 	if tag != "" {
-		q.header = http.Header{"If-Match": {strconv.Quote(tag)}}
+		q.header = http.Header{"If-Match": {quoted(tag)}}
 	}
 	resp, err := c.send(ctx, q)
 	if err != nil {
@@ -310,3 +310,11 @@ func path(format string, args ...string) string {
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// quoted is an ETag as a header has it.
+func quoted(tag string) string {
+	if tag == "*" {
+		return tag
+	}
+	return strconv.Quote(strings.Trim(tag, `"`))
+}

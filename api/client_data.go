@@ -76,7 +76,7 @@ func (c *Client) upload(ctx context.Context, name lode.Name, o PutOptions, ctype
 	}
 	rq := request{method: http.MethodPut, path: path("datasets/%s", string(name)), query: q, body: r, ctype: ctype}
 	if o.IfMatch != "" {
-		rq.header = http.Header{"If-Match": {strconv.Quote(o.IfMatch)}}
+		rq.header = http.Header{"If-Match": {quoted(o.IfMatch)}}
 	}
 	resp, err := c.send(ctx, rq)
 	if err != nil {

@@ -192,7 +192,7 @@ func WriteError(w http.ResponseWriter, err error) {
 
 // json sends v, with an ETag if there is one.
 func (c *call) json(v any, etag string) error {
-	if etag != "" {
+	if etag = strings.Trim(etag, `"`); etag != "" {
 		c.w.Header().Set("ETag", strconv.Quote(etag))
 		if c.r.Method == http.MethodGet && slices.Contains(etags(c.r.Header.Get("If-None-Match")), etag) {
 			c.begin("", http.StatusNotModified)

@@ -11,7 +11,7 @@ import (
 type DeployOptions struct {
 	Plan    bool   // change nothing, tell what would change
 	Prune   bool   // remove what the app owns and no longer declares
-	IfMatch string // ETag of the app that the caller saw; "" = whatever; "*" = it must exist
+	IfMatch string // ETag of the app that the caller saw, without quotes; "" = whatever; "*" = it must exist
 }
 
 // Op is what a deploy does to one name.
@@ -29,7 +29,7 @@ const (
 type Plan struct {
 	App     lode.Name     `json:"app"`
 	Applied bool          `json:"applied"` // false for a plan
-	ETag    string        `json:"etag,omitempty"`
+	ETag    string        `json:"etag,omitempty"` // of the app as it is now; of a plan: what to pass as IfMatch
 	Changes []Change      `json:"changes"`
 	Missing []lode.Digest `json:"missing,omitempty"` // artifacts to upload first
 }

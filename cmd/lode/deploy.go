@@ -218,9 +218,6 @@ func (d *deployment) deploy(ctx context.Context, o api.DeployOptions) error {
 	o.IfMatch = plan.ETag
 	done, err := d.client.Deploy(ctx, d.app, o)
 	if err != nil {
-		if lode.KindOf(err) == lode.Precondition {
-			err = lode.Errorf(lode.Precondition, "app %s was deployed by somebody else between plan and deploy", d.app.Name).WithHint("look at lode history, then deploy again")
-		}
 		return err
 	}
 	if c.machine() {
@@ -240,13 +237,24 @@ func planTable(p api.Plan) *table {
 		if ch.Rev > 0 {
 			rev = fmt.Sprintf("rev %d", ch.Rev)
 		}
-		row := []string{fmt.Sprintf("%s %s %s", ch.Op, ch.Kind, ch.Name), ch.Detail, rev, first(ch.URLs...), ch.Hint}
-		t.rows = append(t.rows, row)
+		if ch.Name == "" { // about the app as a whole
+			t.add("! " + first(ch.Hint, ch.Detail))
+			continue
+		}
+		t.add(fmt.Sprintf("%s %s %s", ch.Op, ch.Kind, ch.Name), changeDetail(ch), rev, first(ch.URLs...), ch.Hint)
 		for _, u := range ch.URLs[min(1, len(ch.URLs)):] {
 			t.add("", "", "", u, "")
 		}
 	}
 	return t
+}
+
+// changeDetail is what a change is about, with the size of its code.
+func changeDetail(ch api.Change) string {
+	if ch.Kind != api.KindFunction || ch.Size == 0 || ch.Op == api.OpRemove {
+		return ch.Detail
+	}
+	return strings.TrimPrefix(ch.Detail+", wasm, "+size(ch.Size), ", ")
 }
 
 // remind tells about secrets that were declared and have no value.

@@ -185,7 +185,7 @@ func (c *cli) devDeploy(ctx context.Context, d *deployment, w *fsnotify.Watcher,
 	for _, ch := range plan.Changes {
 		if ch.Op != api.OpKeep || firstTime {
 			changed = true
-			fmt.Fprintf(c.err, "%s %s %s   %s   rev %d   %s\n", ch.Op, ch.Kind, ch.Name, ch.Detail, ch.Rev, first(ch.URLs...))
+			fmt.Fprintf(c.err, "%s %s %s   %s   rev %d   %s\n", ch.Op, ch.Kind, ch.Name, changeDetail(ch), ch.Rev, first(ch.URLs...))
 		}
 	}
 	if changed {

@@ -185,15 +185,23 @@ func span(d time.Duration) string {
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d us", d.Microseconds())
 	case d < time.Second:
-		return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+		return short(float64(d)/float64(time.Millisecond)) + " ms"
 	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return short(d.Seconds()) + " s"
 	case d < time.Hour:
 		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d d", int(d.Hours()/24))
+}
+
+// short is a number with at most one decimal, none from 100 on.
+func short(v float64) string {
+	if v >= 99.95 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0")
 }
 
 // ago is how long ago t was.
