@@ -33,6 +33,7 @@ type attempt struct {
 	depth int // of req, which is not ours any more when operations end late
 	trace Trace
 	start time.Time
+	end   time.Time // zero: it was not admitted
 	rec   Record
 	line  Line
 
@@ -78,18 +79,24 @@ func (a *attempt) run(ctx context.Context) error {
 	if !a.w.patient {
 		deadline = earlier(deadline, a.start.Add(total(rev)))
 	}
+	if !deadline.IsZero() && !deadline.After(a.start) {
+		return lode.Errorf(lode.Deadline, "the deadline had passed before %s began", rev.ID())
+	}
 	if err := a.s.gate.enter(ctx, &a.w, target{rev.Namespace, rev.Name}, &rev.Function.Limits, deadline); err != nil {
 		return err
 	}
-	admitted := time.Now()
+	admitted := a.start
+	if a.w.waited {
+		admitted = time.Now()
+	}
 	a.inv.Usage.Queued = admitted.Sub(a.start)
 	if a.w.patient {
 		deadline = earlier(deadline, admitted.Add(total(rev)))
 	}
 	a.inv.Deadline = deadline
 	err = a.dispatch(ctx, runner)
-	a.inv.Usage.Queued = admitted.Sub(a.start)
-	a.inv.Usage.Wall = time.Since(admitted)
+	a.end = time.Now()
+	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
 	a.s.gate.exit(&a.w, a.inv.Usage.CPU)
 	return err
 }
@@ -147,8 +154,11 @@ func (a *attempt) finish(err error) (lode.Outcome, error) {
 	if a.rev != nil {
 		out.Revision = a.rev.ID()
 	}
+	if a.end.IsZero() {
+		a.end = time.Now()
+	}
 	r := &a.rec
-	*r = Record{ID: a.id, Revision: a.rev, Request: a.req, Trace: a.trace, Start: a.start, End: time.Now(), Status: a.status, Usage: *u}
+	*r = Record{ID: a.id, Revision: a.rev, Request: a.req, Trace: a.trace, Start: a.start, End: a.end, Status: a.status, Usage: *u}
 	if err != nil {
 		e := *lode.AsError(err)
 		e.Invocation, e.Trace = a.id, out.Trace
@@ -170,7 +180,7 @@ func (a *attempt) recycle() {
 	}
 	a.inv = engine.Invocation{Reply: engine.Reply{Head: reply.Head[:0], Body: reply.Body[:0]}}
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
-	a.status, a.out, a.most, a.unsent = 0, 0, 0, false
+	a.status, a.out, a.most, a.unsent, a.end = 0, 0, 0, false, time.Time{}
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
 		a.head = nil

@@ -25,6 +25,13 @@ type plan struct {
 	wall bool
 }
 
+// CheckSchedule says whether s can be followed. The error is Invalid, with a
+// hint.
+func CheckSchedule(s lode.Schedule) error {
+	_, err := newPlan(s)
+	return err
+}
+
 // newPlan reads a schedule. The error is Invalid.
 func newPlan(s lode.Schedule) (*plan, error) {
 	expr := strings.TrimSpace(s.Cron)

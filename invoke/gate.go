@@ -70,6 +70,7 @@ type waiter struct {
 	charged    int64 // ns, ahead of what it turns out to use; 0 = not charged
 	patient    bool  // not counted against queue_max
 	slot       bool  // holds a slot
+	waited     bool  // it was not admitted at once
 	ready      chan struct{}
 	timer      *time.Timer
 }
@@ -95,7 +96,7 @@ func (g *gate) laneOf(t target) *lane {
 func (g *gate) enter(ctx context.Context, w *waiter, t target, lim *lode.Limits, deadline time.Time) error {
 	g.mu.Lock()
 	l := g.laneOf(t)
-	w.lane, w.charged = l, 0
+	w.lane, w.charged, w.waited = l, 0, false
 	if l.max = lim.ScaleMax * max(1, lim.Each); g.free > 0 && len(g.ready) == 0 && l.fresh.n == 0 && l.open() {
 		g.free--
 		l.places++
@@ -104,6 +105,7 @@ func (g *gate) enter(ctx context.Context, w *waiter, t target, lim *lode.Limits,
 		g.mu.Unlock()
 		return nil
 	}
+	w.waited = true
 	bound := cmp.Or(lim.QueueMax, defaultQueueMax)
 	if !w.patient && l.counted >= bound {
 		l.refused++

@@ -75,7 +75,7 @@ func TestInvokeErrors(t *testing.T) {
 		"internal":        {lode.Request{Function: "inner", Trigger: lode.TriggerHTTP}, lode.Denied},
 		"internal lambda": {lode.Request{Function: "inner", Trigger: lode.TriggerLambda}, lode.Denied},
 		"internal call":   {lode.Request{Function: "inner", Trigger: lode.TriggerCall}, ""},
-		"late":            {lode.Request{Function: "echo", Deadline: time.Now().Add(-time.Second)}, ""},
+		"late":            {lode.Request{Function: "echo", Deadline: time.Now().Add(-time.Second)}, lode.Deadline},
 		"status":          {lode.Request{Function: "odd"}, lode.Crashed},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
@@ -174,6 +174,41 @@ func TestCallChain(t *testing.T) {
 	}
 	_, _, err = call(s, "loop", "")
 	wantKind(t, err, lode.Conflict)
+}
+
+func TestTraceparent(t *testing.T) {
+	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	for _, good := range []string{"00-" + id + "-" + parent + "-01", "00-" + id + "-" + parent + "-00", "cc-" + id + "-" + parent + "-01-more", "01-" + id + "-" + parent + "-03"} {
+		tr := continueTrace(good)
+		if tr.TraceID() != id || tr.ParentID() != parent || tr.SpanID() == parent || tr.Sampled != (good[54]&1 == 1) {
+			t.Errorf("%s: %+v", good, tr)
+		}
+		if again := continueTrace(tr.Traceparent()); again.TraceID() != id || again.ParentID() != tr.SpanID() || again.Sampled != tr.Sampled {
+			t.Errorf("%s is not continued by %s", good, tr.Traceparent())
+		}
+	}
+	for _, bad := range []string{"", "x", "00-" + id + "-" + parent, "ff-" + id + "-" + parent + "-01", "00-" + id + "-" + parent + "-01-more", "00-" + id + "-" + parent + "-0g",
+		"00-" + strings.ToUpper(id) + "-" + parent + "-01", "00-" + strings.Repeat("0", 32) + "-" + parent + "-01", "00-" + id + "-" + strings.Repeat("0", 16) + "-01",
+		"00_" + id + "-" + parent + "-01", "cc-" + id + "-" + parent + "-01more"} {
+		if tr := continueTrace(bad); tr.TraceID() == id || tr.ParentID() != "" || tr.ID == ([16]byte{}) {
+			t.Errorf("%q was continued: %+v", bad, tr)
+		}
+	}
+}
+
+func FuzzTraceparent(f *testing.F) {
+	f.Add("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	f.Add("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x")
+	f.Fuzz(func(t *testing.T, s string) {
+		var tr, again Trace
+		if !tr.parse(s) {
+			return
+		}
+		tr.Span = tr.Parent
+		if !again.parse(tr.Traceparent()) || again.ID != tr.ID || again.Parent != tr.Parent || again.Sampled != tr.Sampled {
+			t.Fatalf("%q is read as %+v and written as %q", s, tr, tr.Traceparent())
+		}
+	})
 }
 
 func TestDrain(t *testing.T) {

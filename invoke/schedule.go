@@ -38,6 +38,7 @@ type job struct {
 	key    string
 	plan   *plan // nil: not in the catalog as far as is known
 	queued bool  // the run of ID is known to be queued
+	bad    bool  // it cannot be followed, as was logged
 }
 
 func openSchedules(ctx context.Context, s *Service) (*schedules, error) {
@@ -104,12 +105,16 @@ func (c *schedules) reconcile() {
 			if j == nil {
 				j = &job{target: t, key: key}
 			}
+			if j.bad {
+				continue
+			}
 			if j.plan == nil {
-				p, err := newPlan(s)
-				if err != nil {
-					continue // refused at deploy; what came here all the same does not run
+				var err error
+				if j.plan, err = newPlan(s); err != nil {
+					c.s.cfg.Logger.Error("a schedule is not followed", "function", t.String(), "err", err)
+					j.bad, c.jobs[key] = true, j
+					continue
 				}
-				j.plan = p
 			}
 			if j.Last.IsZero() {
 				j.Last = c.now()
