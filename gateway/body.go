@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -20,9 +21,9 @@ const (
 	// body of unknown length: its client may be waiting for an answer before
 	// it sends more.
 	inlineWait = 20 * time.Millisecond
-	// inlineDeadline bounds the wait for the first Inline bytes of a body
-	// whose length was declared.
-	inlineDeadline = 30 * time.Second
+	// unreadWait bounds how long net/http looks for the end of a body that
+	// nobody wanted, before it may answer the connection's next request.
+	unreadWait = 5 * time.Second
 )
 
 // readBody reads the first part of the body into x.req.Body and makes the
@@ -65,23 +66,23 @@ func (x *exchange) grow(n int) {
 	x.inline = x.inline[:n]
 }
 
-// readDeclared fills x.inline[:first]. The whole body is nearly always in the
-// first read; only when it is not is the client's slowness bounded, which
-// costs system calls.
+// readDeclared fills x.inline[:first], and bounds the client's slowness in
+// doing so: a sandbox is not yet held, but a goroutine and its buffers are.
 func (x *exchange) readDeclared(w http.ResponseWriter, r *http.Request, first int) error {
-	got, err := r.Body.Read(x.inline[:first])
-	if got < first && err == nil {
-		rc := http.NewResponseController(w)
-		_ = rc.SetReadDeadline(time.Now().Add(inlineDeadline))
-		var more int
-		more, err = io.ReadFull(r.Body, x.inline[got:first])
-		got += more
-		_ = rc.SetReadDeadline(time.Time{})
-	}
+	setReadDeadline(w, time.Now().Add(x.g.cfg.FirstTimeout))
+	got, err := io.ReadFull(r.Body, x.inline[:first])
 	if got < first {
-		return bodyError(err)
+		return bodyError(err) // the deadline stays, for net/http reads on to find the next request
 	}
+	setReadDeadline(w, time.Time{}) // or net/http would take it for the client's leaving
 	return nil
+}
+
+// setReadDeadline is ResponseController's, without the allocation.
+func setReadDeadline(w http.ResponseWriter, at time.Time) {
+	if d, ok := w.(interface{ SetReadDeadline(time.Time) error }); ok {
+		_ = d.SetReadDeadline(at)
+	}
 }
 
 // bodyError says what a failed read of a body means.
@@ -89,6 +90,9 @@ func bodyError(err error) error {
 	var big *http.MaxBytesError
 	if errors.As(err, &big) {
 		return lode.Errorf(lode.TooLarge, "the body is over %d bytes", big.Limit)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return lode.Errorf(lode.Deadline, "the body did not come in time: %w", err)
 	}
 	return lode.Errorf(lode.Cancelled, "the body ended early: %w", err)
 }
@@ -136,21 +140,20 @@ func (x *exchange) readAll(w http.ResponseWriter, r *http.Request, limit int64) 
 	if r.ContentLength == 0 || r.Body == nil {
 		return nil
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(inlineDeadline + time.Duration(limit>>20)*time.Second))
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	setReadDeadline(w, time.Now().Add(x.g.cfg.FirstTimeout))
+	var b []byte
+	var err error
 	if n := r.ContentLength; n > 0 {
 		x.grow(int(n))
-		if _, err := io.ReadFull(r.Body, x.inline); err != nil {
-			return bodyError(err)
-		}
-		x.req.Body = x.inline
-		return nil
+		b = x.inline
+		_, err = io.ReadFull(r.Body, b)
+	} else {
+		b, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
-		return bodyError(err)
+		return bodyError(err) // the deadline stays, as above
 	}
+	setReadDeadline(w, time.Time{})
 	x.inline, x.req.Body = b, b
 	return nil
 }
@@ -245,10 +248,10 @@ func (u *upload) idleNow() bool {
 	defer u.reading.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.closed {
-		u.closed = true
-		_ = u.rc.SetReadDeadline(time.Time{})
+	if !u.closed && !u.over {
+		_ = u.rc.SetReadDeadline(time.Now().Add(unreadWait)) // net/http reads on to find the next request
 	}
+	u.closed = true
 	return true
 }
 

@@ -492,7 +492,7 @@ func TestHostile(t *testing.T) {
 		calls.Add(1)
 		return lode.Usage{}, a.Head(200, nil)
 	})
-	_, url := w.start(t, func(c *Config) { c.HeaderTimeout = 200 * time.Millisecond })
+	_, url := w.start(t, func(c *Config) { c.HeaderTimeout, c.FirstTimeout = 200*time.Millisecond, 200*time.Millisecond })
 	for name, raw := range map[string]string{
 		"two lengths":       "POST /fn/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
 		"odd encoding":      "POST /fn/f HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
@@ -501,6 +501,9 @@ func TestHostile(t *testing.T) {
 		"space in field":    "GET /fn/f HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n",
 		"large head":        "GET /fn/f HTTP/1.1\r\nHost: localhost\r\nX: " + strings.Repeat("y", 2*maxHeader) + "\r\n\r\n",
 		"slow head":         "GET /fn/f HTTP/1.1\r\nHost: localhost\r\n",
+		"no body":           "POST /fn/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n",
+		"slow body":         "POST /fn/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\na",
+		"slow queue":        "POST /queues/q HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
 		"many fields":       "GET /fn/f HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("X: y\r\n", 2000) + "\r\n",
 		"absolute, foreign": "GET http://evil.example/fn/f HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"short body":        "POST /fn/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nConnection: close\r\n\r\nab",

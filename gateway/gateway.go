@@ -119,6 +119,7 @@ type Config struct {
 
 	HeaderTimeout time.Duration // to send a request's head, 10 s
 	IdleTimeout   time.Duration // of a kept-alive connection, 2 min
+	FirstTimeout  time.Duration // to send the first 64 KiB of a body, 30 s
 	BodyTimeout   time.Duration // between two reads or writes of a body, 5 min
 }
 
@@ -144,6 +145,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	orDefault(&cfg.HeaderTimeout, 10*time.Second)
 	orDefault(&cfg.IdleTimeout, 2*time.Minute)
+	orDefault(&cfg.FirstTimeout, 30*time.Second)
 	orDefault(&cfg.BodyTimeout, 5*time.Minute)
 	g := &Gateway{cfg: cfg, sweeper: newSweeper()}
 	g.pool.New = func() any { return newExchange(g) }

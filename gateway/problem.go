@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -13,6 +15,9 @@ import (
 // refuse answers r with an error of Lode's own.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	e := lode.AsError(err)
+	if r.ContentLength != 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+		setReadDeadline(w, time.Now().Add(unreadWait))
+	}
 	if g.cfg.Refused != nil {
 		g.cfg.Refused(e.Kind)
 	}
