@@ -60,6 +60,8 @@ func scriptOps(ctx context.Context, op abi.Op, m abitest.Message) (abi.Status, a
 		return 0, abitest.Message{Head: json, Body: []byte(strings.ToUpper(string(m.Body)))}
 	case op == abi.OpCall:
 		return abi.StatusOf("not_found"), abitest.Message{Head: map[string]string{":error": "not_found", ":detail": "nobody"}}
+	case op == abi.OpData && m.Head[":verb"] == "index":
+		return 0, abitest.Message{Body: []byte(`{"names":["a.txt","b.txt"],"ends":[2,5]}`)}
 	case op == abi.OpQueue:
 		return 0, abitest.Message{Head: map[string]string{":id": m.Head[":queue"] + string(m.Body)}}
 	case op == abi.OpFetch && strings.Contains(m.Head[":url"], "slow"):
@@ -97,6 +99,7 @@ export default {
 function explode(x: any): any {
   return x.field;
 }
+export const names = { map: (s: any) => [...[...s.files()].map(([n, b]: any) => n + "=" + new TextDecoder().decode(b)), ...s.records()] };
 export const job = { map: (s: any) => [...s.records()].length, merge: (a: number, b: number) => a + b };
 `,
 		"src/greet.ts":              "export const greet = (name: string) => `hello ${name}`;\n",
@@ -133,6 +136,7 @@ export const job = { map: (s: any) => [...s.records()].length, merge: (a: number
 		{"schedule", abitest.Call{Head: head(":kind", "schedule", ":schedule", "2026-01-02T03:04:05Z")}, "", "", "tick 1767323045000"},
 		{"queue", abitest.Call{Head: head(":kind", "queue"), Body: []byte(`{"queue":"q","messages":[{"id":"a","attempt":1,"time":"2026-01-02T03:04:05Z","type":"application/json","body":"eyJuIjoxfQ=="},{"id":"b","attempt":1,"time":"2026-01-02T03:04:05Z","type":"application/json","body":"eyJuIjoyfQ=="}]}`)}, `{"retry":["b"]}`, "", ""},
 		{"job", abitest.Call{Head: head(":kind", "job", ":shard-bytes", "8", ":records", "lines"), Shard: []byte("a\nb\r\nccc")}, "3", "", ""},
+		{"job over files", abitest.Call{Head: head(":kind", "job", ":handler", "names", ":shard-bytes", "5", ":records", "files", ":dataset", "d", ":shard", "1"), Shard: []byte("aabbb")}, `["a.txt=aa","b.txt=bbb","aa","bbb"]`, "", ""},
 		{"merge", abitest.Call{Head: head(":kind", "merge"), Body: []byte("\x01\x00\x00\x0034")}, "7", "", ""},
 	}
 	for _, tt := range tests {

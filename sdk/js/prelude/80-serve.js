@@ -196,23 +196,36 @@ const write = async (b) => {
   }
 };
 
-const shardOf = (list) => {
+// shardOf lays a job's shard into memory; for a dataset of files it asks for
+// their names and ends.
+const shardOf = async (list) => {
   const bytes = new Uint8Array(host.shard(Number(head(list, ":shard-bytes") ?? 0))), form = head(list, ":records") || "lines";
+  const dataset = head(list, ":dataset") ?? "", version = head(list, ":version") ?? "", index = Number(head(list, ":shard") ?? 0);
+  let files = { names: [dataset], ends: [bytes.length] };
+  if (form === "files") {
+    files = JSON.parse(host.decode((await operate(ops.data, [":dataset", dataset, ":version", version, ":verb", "index", ":shard", String(index)]))[1], false));
+  }
+  const size = form.startsWith("fixed:") ? Number(form.slice(6)) : 0;
   return {
-    bytes, index: Number(head(list, ":shard") ?? 0), dataset: head(list, ":dataset") ?? "",
+    bytes, index, dataset, version: Number(version),
     text: () => host.decode(bytes, false),
+    *files() {
+      for (let i = 0, at = 0; i < files.names.length; at = files.ends[i++]) yield [files.names[i], bytes.subarray(at, files.ends[i])];
+    },
     *records() {
-      const size = form.startsWith("fixed:") ? Number(form.slice(6)) : 0;
-      for (let at = 0; at < bytes.length; ) {
-        let end = size ? Math.min(at + size, bytes.length) : form === "files" ? bytes.length : bytes.indexOf(10, at);
-        if (form === "csv") end = csvEnd(bytes, at);
-        if (end < 0) end = bytes.length;
-        const lines = !size && form !== "files", cut = lines && end > at && bytes[end - 1] === 13 ? end - 1 : end;
-        yield size ? bytes.subarray(at, end) : host.decode(bytes.subarray(at, cut), false);
-        at = lines ? end + 1 : end;
-      }
+      if (form === "files") for (const [, b] of this.files()) yield host.decode(b, false);
+      else if (size) for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+      else yield* lines(bytes, form === "csv");
     },
   };
+};
+const lines = function* (bytes, csv) {
+  for (let at = 0; at < bytes.length; ) {
+    let end = csv ? csvEnd(bytes, at) : bytes.indexOf(10, at);
+    if (end < 0) end = bytes.length;
+    yield host.decode(bytes.subarray(at, end > at && bytes[end - 1] === 13 && end < bytes.length ? end - 1 : end), false);
+    at = end + 1;
+  }
 };
 const csvEnd = (b, at) => {
   for (let i = at, quoted = false; i < b.length; i++) {
@@ -232,7 +245,7 @@ const route = (list, kind, ctx) => {
   const name = head(list, ":handler") ?? "";
   if (kind === "job" || kind === "merge") {
     const job = jobs.get(name);
-    if (job && kind === "job") return job.map(shardOf(list), env, ctx);
+    if (job && kind === "job") return shardOf(list).then((s) => job.map(s, env, ctx));
     if (job && typeof job.merge === "function") return merge(job);
     if (kind === "merge") throw new LodeError("not_found", `this module has no job "${name}" with a merge`);
   }
