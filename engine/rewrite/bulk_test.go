@@ -113,7 +113,7 @@ func (p *pair) same(t *testing.T, dst, src, n uint32, a, b func(uint32, uint32) 
 func TestDamaged(t *testing.T) {
 	guests := [][]byte{generate([]byte("abcdefghijklmnopqrstuvwxyz0123456789")), generate(bytes.Repeat([]byte{4, 7, 2, 11}, 80)), simple(opUnreachable).bytes()}
 	r := rand.New(rand.NewPCG(3, 4))
-	for round := range 20000 {
+	for round := range 5000 {
 		wasm := bytes.Clone(guests[round%len(guests)])
 		for range 1 + r.IntN(4) {
 			wasm[8+r.IntN(len(wasm)-8)] = byte(r.Uint32())
