@@ -28,7 +28,7 @@ const (
 // Plan is what a deploy changes, or would change.
 type Plan struct {
 	App     lode.Name     `json:"app"`
-	Applied bool          `json:"applied"` // false for a plan
+	Applied bool          `json:"applied"`        // false for a plan
 	ETag    string        `json:"etag,omitempty"` // of the app as it is now; of a plan: what to pass as IfMatch
 	Changes []Change      `json:"changes"`
 	Missing []lode.Digest `json:"missing,omitempty"` // artifacts to upload first
