@@ -1,0 +1,6 @@
+//go:build !race
+
+package rewrite
+
+// raced: the tests run under the race detector.
+const raced = false
