@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,7 +80,8 @@ type Bus struct {
 	once   sync.Once
 
 	mu      sync.Mutex
-	closers []func() // what was opened on the bus, to be closed before it
+	opened  uint64
+	closers map[uint64]func() // what was opened on the bus, by order: to be closed before it
 }
 
 // Open starts the bus in cfg.Dir. A folder in use by another process is
@@ -157,8 +160,8 @@ func (b *Bus) Close() error {
 		closers := b.closers
 		b.closers = nil
 		b.mu.Unlock()
-		for i := len(closers) - 1; i >= 0; i-- {
-			closers[i]()
+		for _, n := range slices.Backward(slices.Sorted(maps.Keys(closers))) {
+			closers[n]()
 		}
 		if b.nc != nil {
 			b.nc.Close()
@@ -172,17 +175,26 @@ func (b *Bus) Close() error {
 	return nil
 }
 
-// onClose keeps f to be called by Close.
-func (b *Bus) onClose(f func()) error {
+// onClose keeps f to be called by Close, unless forget was called before.
+func (b *Bus) onClose(f func()) (forget func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	select {
 	case <-b.closed:
-		return errClosed()
+		return nil, errClosed()
 	default:
 	}
-	b.closers = append(b.closers, f)
-	return nil
+	if b.closers == nil {
+		b.closers = make(map[uint64]func())
+	}
+	n := b.opened
+	b.opened++
+	b.closers[n] = f
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.closers, n)
+	}, nil
 }
 
 // used is how many bytes the server keeps.

@@ -43,9 +43,11 @@ type Lease struct {
 	epoch uint64
 	ttl   time.Duration
 	stop  context.CancelFunc
-	done  chan struct{} // the renewer has ended
-	lost  chan struct{}
-	once  sync.Once
+	// forget takes the lease from the list of what Close ends.
+	forget func()
+	done   chan struct{} // the renewer has ended
+	lost   chan struct{}
+	once   sync.Once
 
 	mu    sync.Mutex
 	rev   uint64
@@ -109,7 +111,7 @@ func (t *Table) take(ctx context.Context, key string, r leaseRecord, rev uint64)
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &Lease{t: t, key: key, epoch: r.Epoch, ttl: r.TTL, stop: stop, done: make(chan struct{}), lost: make(chan struct{}), rev: rev}
 	l.until = sent.Add(l.span())
-	if err := t.b.onClose(l.abandon); err != nil {
+	if l.forget, err = t.b.onClose(l.abandon); err != nil {
 		stop()
 		return nil, err
 	}
@@ -205,6 +207,7 @@ func (l *Lease) Release(ctx context.Context) error {
 	ended := l.ended
 	l.mu.Unlock()
 	l.abandon()
+	l.forget()
 	if ended {
 		return nil
 	}

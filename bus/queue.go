@@ -133,7 +133,7 @@ func (b *Bus) OpenQueues(ctx context.Context, name string, cfg QueuesConfig) (*Q
 		s.stop()
 		return nil, err
 	}
-	if err := b.onClose(s.close); err != nil {
+	if _, err := b.onClose(s.close); err != nil {
 		s.stop()
 		return nil, err
 	}

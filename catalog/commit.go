@@ -349,8 +349,13 @@ func (c *Catalog) change(ctx context.Context, ns lode.Namespace, app lode.Name, 
 		}
 		next := t.snap.with([]*appRecord{t.rec}, t.find)
 		next.routes = routesOf(next.spaces)
-		if err := checkRoutes(next.routes); err != nil || dry {
-			return err
+		if !slices.Equal(next.routes, t.snap.routes) {
+			if err := checkRoutes(next.routes); err != nil {
+				return err
+			}
+		}
+		if dry {
+			return nil
 		}
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitWait)
 		err = c.commit(cctx, t, b)

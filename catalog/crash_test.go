@@ -21,18 +21,6 @@ import (
 	"lode/bus"
 )
 
-// TestMain is also the child of TestKill: a node that deploys until it is
-// killed.
-func TestMain(m *testing.M) {
-	if dir := os.Getenv("CATALOG_TEST_DEPLOYS"); dir != "" {
-		if err := deployForEver(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
-	os.Exit(m.Run())
-}
-
 const crashFunctions = 12
 
 // generation is an app whose functions all carry the number i.
@@ -98,7 +86,7 @@ func seen(c *Catalog) (int, error) {
 // either the newest acknowledged deploy or the one that was under way, whole.
 func TestKill(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "bus")
-	rounds := 8
+	rounds := 5
 	if testing.Short() {
 		rounds = 3
 	}
@@ -252,7 +240,7 @@ func TestManyFunctions(t *testing.T) {
 	app := lode.App{Name: "big", Functions: functions{}}
 	for i := range 1000 {
 		f := fn(byte(i), routes(fmt.Sprintf("/big/%d/{id}", i)))
-		f.Env = map[string]string{"N": strconv.Itoa(i), "PAD": strings.Repeat("x", 16<<10)}
+		f.Env = map[string]string{"N": strconv.Itoa(i), "PAD": strings.Repeat("x", 4<<10)}
 		app.Functions[lode.Name(fmt.Sprintf("f%d", i))] = f
 	}
 	w.deploy(app, DeployOptions{})
