@@ -19,10 +19,9 @@ type Source struct {
 	Wasm  []byte
 	Cache bool
 
-	mu     sync.Mutex
-	Kept   map[string][]byte
-	Loads  int // calls of Module
-	prefix string
+	mu    sync.Mutex
+	Kept  map[string][]byte
+	Loads int // calls of Module
 }
 
 // Module implements engine.Source.
@@ -69,15 +68,27 @@ func (s *Source) path(key string) string {
 	if err != nil {
 		dir = os.TempDir()
 	}
-	if s.prefix == "" {
-		s.prefix = "invalid"
-		if m, err := rewrite.Rewrite(s.Wasm, rewrite.Options{}); err == nil {
-			sum := sha256.Sum256(m.Wasm)
-			s.prefix = hex.EncodeToString(sum[:8])
-		}
-	}
 	sum := sha256.Sum256([]byte(key))
-	return filepath.Join(dir, "lode-enginetest", s.prefix+"-"+hex.EncodeToString(sum[:8])+".code")
+	return filepath.Join(dir, "lode-enginetest", rewritten(s.Wasm)+"-"+hex.EncodeToString(sum[:8])+".code")
+}
+
+// passed remembers what rewritten has found out: a pure function, slow under
+// the race detector.
+var passed sync.Map
+
+// rewritten names what the rewriting pass makes of wasm.
+func rewritten(wasm []byte) string {
+	in := sha256.Sum256(wasm)
+	if name, ok := passed.Load(in); ok {
+		return name.(string)
+	}
+	name := "invalid"
+	if m, err := rewrite.Rewrite(wasm, rewrite.Options{}); err == nil {
+		sum := sha256.Sum256(m.Wasm)
+		name = hex.EncodeToString(sum[:8])
+	}
+	passed.Store(in, name)
+	return name
 }
 
 var _ engine.Source = (*Source)(nil)

@@ -89,7 +89,8 @@ func (x *exchange) serve(ctx context.Context) error {
 	grace.Stop()
 	defer grace.Stop()
 	if d := x.inv.Deadline; !d.IsZero() {
-		grace.Reset(time.Until(d) + x.s.p.d.c.Grace)
+		// It may be over already; the worker still gets its time to say so.
+		grace.Reset(max(time.Until(d), 0) + x.s.p.d.c.Grace)
 	}
 	for {
 		select {
