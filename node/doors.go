@@ -81,11 +81,16 @@ func (r registers) List(ctx context.Context, prefix string) ([]data.Register, er
 }
 
 // openHome opens where datasets are durable.
-func openHome(ctx context.Context, s3 *store.S3Config, dir string) (store.Home, error) {
-	if s3 != nil {
-		return store.OpenS3(ctx, *s3)
+func openHome(ctx context.Context, b *Bucket, dir string) (store.Home, error) {
+	if b == nil {
+		return store.OpenDir(dir)
 	}
-	return store.OpenDir(dir)
+	c, err := store.ParseS3(b.Place)
+	if err != nil {
+		return nil, err
+	}
+	c.Endpoint, c.Region = b.Endpoint, b.Region
+	return store.OpenS3(ctx, c)
 }
 
 func openCatalog(ctx context.Context, n *Node) (*catalog.Catalog, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"lode/data/job"
 	"lode/engine"
 	"lode/engine/wasm"
+	"lode/engine/worker"
 	"lode/gateway"
 	"lode/internal/telemetry"
 	"lode/invoke"
@@ -36,8 +38,8 @@ type Config struct {
 	Listen string
 	// Name of the node; "" = the host's name.
 	Name string
-	// S3 is where datasets are durable; nil = a folder in Dir.
-	S3 *store.S3Config
+	// Bucket is where datasets are durable; nil = a folder in Dir.
+	Bucket *Bucket
 	// CodeBudget bounds loaded programs, in bytes; 0 = 512 MiB.
 	CodeBudget int64
 	// Idle is how long a sandbox stays warm without work; 0 = 60 s.
@@ -51,6 +53,15 @@ type Config struct {
 	Version, Commit string
 	// Logger gets what the node says; nil = slog.Default.
 	Logger *slog.Logger
+}
+
+// Bucket is an S3-compatible bucket. Its keys come from the environment
+// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), the shared credentials file or
+// the machine's role.
+type Bucket struct {
+	Place    string // s3://BUCKET[/PREFIX]
+	Endpoint string // "" = AWS
+	Region   string
 }
 
 // DefaultListen is the address of a node that was told none.
@@ -69,6 +80,7 @@ type Node struct {
 	shards    *store.Store
 	catalog   *catalog.Catalog
 	engine    *engine.Engine
+	jobEngine *engine.Engine // runs jobs in processes of their own; engine, if there is no Worker
 	pools     *pools
 	invoke    *invoke.Service
 	data      *data.Datasets
@@ -187,7 +199,7 @@ func (n *Node) openStores(ctx context.Context) error {
 		return err
 	}
 	n.opened("artifacts", plain(n.artifacts.Close))
-	shards, err := openHome(ctx, n.cfg.S3, n.dir.file("data"))
+	shards, err := openHome(ctx, n.cfg.Bucket, n.dir.file("data"))
 	if err != nil {
 		return err
 	}
@@ -218,8 +230,41 @@ func (n *Node) openEngine(ctx context.Context) error {
 	}
 	n.engine = engine.New(engine.EngineConfig{Driver: driver, Key: key, CodeBudget: n.cfg.CodeBudget, Idle: n.cfg.Idle, Logger: n.cfg.Logger})
 	n.opened("engine", plain(n.engine.Close))
+	if err := n.openJobEngine(key); err != nil {
+		return err
+	}
 	n.pools, err = openPools(ctx, n)
 	return err
+}
+
+// openJobEngine makes the engine of jobs. A page of a mapped shard that cannot
+// be read ends the process that reads it: that must not be the node.
+func (n *Node) openJobEngine(key []byte) error {
+	n.jobEngine = n.engine
+	if len(n.cfg.Worker) == 0 {
+		return nil
+	}
+	inner, err := wasm.New(wasm.Config{Dir: memoryDir()})
+	if err != nil {
+		return err
+	}
+	driver, err := worker.New(worker.Config{Inner: inner, Command: n.cfg.Worker, Dir: memoryDir(), Logger: n.cfg.Logger})
+	if err != nil {
+		return errors.Join(err, inner.Close())
+	}
+	n.jobEngine = engine.New(engine.EngineConfig{Driver: driver, Key: key, CodeBudget: n.cfg.CodeBudget, Idle: n.cfg.Idle, Logger: n.cfg.Logger})
+	n.opened("job engine", plain(n.jobEngine.Close))
+	return nil
+}
+
+// Work is the other side of Config.Worker: it runs jobs for the node that
+// started this process, until in ends.
+func Work(ctx context.Context, in io.Reader, out io.Writer) error {
+	d, err := wasm.New(wasm.Config{Dir: memoryDir()})
+	if err != nil {
+		return err
+	}
+	return errors.Join(worker.Main(ctx, in, out, d), d.Close())
 }
 
 // memoryDir is a folder in memory where there is one: native code passes

@@ -64,7 +64,11 @@ func (p *pools) get(rev *lode.Revision) (*pooled, error) {
 		e = nil
 	}
 	if e == nil {
-		pool, err := p.n.engine.Pool(engineConfig(rev), p.source(rev.Function.Artifact))
+		eng := p.n.engine
+		if isJob(rev) {
+			eng = p.n.jobEngine
+		}
+		pool, err := eng.Pool(engineConfig(rev), p.source(rev.Function.Artifact))
 		if err != nil {
 			return nil, err
 		}

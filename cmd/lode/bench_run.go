@@ -4,22 +4,34 @@ import (
 	"context"
 	"io"
 
-	"lode"
+	"lode/bench"
 )
 
-// What stands behind lode bench and lode demo. This file alone knows package
-// bench.
+// What stands behind lode bench and demo. This file alone knows package bench.
 
-func benches() (names, helps []string) { return nil, nil }
-
-func runBench(context.Context, string, benchOptions) (report, error) {
-	return nil, lode.Errorf(lode.Unavailable, "this build of the command holds no benches")
+func benches() (names, helps []string) {
+	for _, b := range bench.List() {
+		names, helps = append(names, b.Name), append(helps, b.Help)
+	}
+	return names, helps
 }
 
-func benchChild(context.Context, string, []string, io.Writer) error {
-	return lode.Errorf(lode.Unavailable, "this build of the command holds no benches")
+func runBench(ctx context.Context, name string, o benchOptions) (report, error) {
+	r, err := bench.Run(ctx, name, bench.Options{Rounds: o.rounds, Each: o.each, Log: o.log})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
-func runDemo(context.Context, io.Writer) (report, error) {
-	return nil, lode.Errorf(lode.Unavailable, "this build of the command holds no demo")
+func benchChild(ctx context.Context, role string, args []string, out io.Writer) error {
+	return bench.Child(ctx, role, args, out)
+}
+
+func runDemo(ctx context.Context, log io.Writer) (report, error) {
+	r, err := bench.Demo(ctx, bench.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }

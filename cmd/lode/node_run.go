@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"io"
+	"net/url"
 	"os"
+	"strings"
 
 	"lode"
 	"lode/node"
@@ -14,23 +16,42 @@ import (
 
 var _ localNode = (*node.Node)(nil)
 
-// openNode starts a node in this process.
+// openNode starts a node in this process. Its jobs run in processes of this
+// same program.
 func openNode(ctx context.Context, o nodeOptions) (localNode, error) {
-	if o.bucket != "" {
-		return nil, lode.Errorf(lode.Unavailable, "this version of the command cannot set a bucket yet").WithHint("leave --bucket out: datasets are kept in the data folder")
-	}
-	n, err := node.Open(ctx, node.Config{
+	c := node.Config{
 		Dir: o.dir, Listen: o.listen, Name: o.name, Logger: o.log, CodeBudget: o.code, Idle: o.warm,
 		OTLP:    os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
 		Version: productVersion(), Commit: commit(),
-	})
+	}
+	if self, err := os.Executable(); err == nil {
+		c.Worker = []string{self, "worker"}
+	}
+	var err error
+	if c.Bucket, err = bucket(o.bucket); err != nil {
+		return nil, err
+	}
+	n, err := node.Open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return n, nil
 }
 
+// bucket reads s3://BUCKET[/PREFIX][?endpoint=URL&region=R].
+func bucket(s string) (*node.Bucket, error) {
+	if s == "" {
+		return nil, nil
+	}
+	place, query, _ := strings.Cut(s, "?")
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, lode.Errorf(lode.Invalid, "--bucket %s: %w", s, err)
+	}
+	return &node.Bucket{Place: place, Endpoint: q.Get("endpoint"), Region: q.Get("region")}, nil
+}
+
 // runWorker runs jobs for a node, in a process of their own.
-func runWorker(context.Context, []string, io.Reader, io.Writer) error {
-	return lode.Errorf(lode.Unavailable, "this version runs jobs in the node's own process")
+func runWorker(ctx context.Context, _ []string, in io.Reader, out io.Writer) error {
+	return node.Work(ctx, in, out)
 }
