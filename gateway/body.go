@@ -227,8 +227,9 @@ func (u *upload) finish() {
 	}
 	_ = u.Close()
 	u.reading.Lock() // waits for a Read that is on its way out
+	p, pumped := u.r.(*pump)
 	u.reading.Unlock()
-	if p, ok := u.r.(*pump); ok {
+	if pumped {
 		<-p.ended
 	}
 }

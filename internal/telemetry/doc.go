@@ -6,8 +6,10 @@
 // dropped and counted. Function names of all namespaces share a bounded number
 // of metric series.
 //
-// Any room may import it but the vocabulary; it imports only that. Prometheus
-// and OpenTelemetry do not leave it.
+// It imports nothing of Lode, not even the vocabulary: names, ids, triggers and
+// kinds of error are strings here, in the vocabulary's spelling. Prometheus and
+// OpenTelemetry do not leave it. Only node may import it; services and doors
+// are handed what they need of it.
 //
 // # Log segments
 //

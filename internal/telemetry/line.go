@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"lode"
 )
 
 // maxText bounds the text of one line; the rest is cut.
@@ -30,34 +28,34 @@ const maxText = 64 << 10
 //
 // of which the empty ones are left out.
 type Line struct {
-	Time       time.Time         `json:"t"`
-	Namespace  lode.Namespace    `json:"ns,omitempty"`
-	Function   lode.Name         `json:"fn,omitempty"`
-	Revision   string            `json:"rev,omitempty"`
-	Invocation lode.InvocationID `json:"id,omitempty"`
-	Level      slog.Level        `json:"lvl"`
-	Text       string            `json:"msg,omitempty"`
-	Call       *Call             `json:"call,omitempty"`
+	Time       time.Time  `json:"t"`
+	Namespace  string     `json:"ns,omitempty"`
+	Function   string     `json:"fn,omitempty"`
+	Revision   string     `json:"rev,omitempty"`
+	Invocation string     `json:"id,omitempty"`
+	Level      slog.Level `json:"lvl"`
+	Text       string     `json:"msg,omitempty"`
+	Call       *Call      `json:"call,omitempty"`
 }
 
 // Call is the part of a Line that tells how an invocation went.
 type Call struct {
-	Trigger lode.Trigger `json:"trigger"`
-	Trace   string       `json:"trace,omitempty"`
-	Method  string       `json:"method,omitempty"`
-	Path    string       `json:"path,omitempty"` // without the query
-	Status  int          `json:"status"`         // 499: the caller went away
-	Kind    lode.Kind    `json:"kind,omitempty"` // how it failed
-	Caller  string       `json:"caller,omitempty"`
-	Attempt int          `json:"attempt,omitempty"` // from the second on
-	Cold    bool         `json:"cold,omitempty"`
-	Queued  int64        `json:"queued_us"` // microseconds
-	Wall    int64        `json:"wall_us"`
-	CPU     int64        `json:"cpu_us"`
-	Memory  int64        `json:"mem"` // peak bytes
-	In      int64        `json:"in"`  // bytes
-	Out     int64        `json:"out"`
-	Ops     int          `json:"ops,omitempty"`
+	Trigger string `json:"trigger"`
+	Trace   string `json:"trace,omitempty"`
+	Method  string `json:"method,omitempty"`
+	Path    string `json:"path,omitempty"` // without the query
+	Status  int    `json:"status"`         // 499: the caller went away
+	Kind    string `json:"kind,omitempty"` // how it failed
+	Caller  string `json:"caller,omitempty"`
+	Attempt int    `json:"attempt,omitempty"` // from the second on
+	Cold    bool   `json:"cold,omitempty"`
+	Queued  int64  `json:"queued_us"` // microseconds
+	Wall    int64  `json:"wall_us"`
+	CPU     int64  `json:"cpu_us"`
+	Memory  int64  `json:"mem"` // peak bytes
+	In      int64  `json:"in"`  // bytes
+	Out     int64  `json:"out"`
+	Ops     int    `json:"ops,omitempty"`
 }
 
 // appendLine appends l as a line of NDJSON.
@@ -179,8 +177,8 @@ func parseLine(b []byte) (Line, bool) {
 func (r *Record) line() Line {
 	path, _, _ := strings.Cut(r.Path, "?") // a query may hold secrets
 	status := r.Status
-	if r.Kind != "" && (status == 0 || r.Kind == lode.Cancelled) {
-		status = r.Kind.Status()
+	if r.Kind == "cancelled" {
+		status = 499 // nobody was there to be told another one
 	}
 	level := slog.LevelInfo
 	if r.Kind != "" {

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -8,8 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"lode"
 )
 
 // metrics is the node's own registry. The names are OpenTelemetry's faas.*
@@ -76,7 +75,7 @@ func (m *metrics) counter(name, help string, read func() float64) error {
 
 func taken(name string, err error) error {
 	if err != nil {
-		return lode.Errorf(lode.Conflict, "metric %s: %w", name, err)
+		return fmt.Errorf("%w: %s: %w", ErrTaken, name, err)
 	}
 	return nil
 }
@@ -85,11 +84,11 @@ func taken(name string, err error) error {
 type series struct {
 	m                                      *metrics
 	ns, name                               string
-	triggers                               map[lode.Trigger]prometheus.Counter // does not change
+	triggers                               map[string]prometheus.Counter // does not change
 	coldstarts, timeouts, netIn, netOut    prometheus.Counter
 	duration, initial, queued, cpu, memory prometheus.Observer
 
-	errors sync.Map // lode.Kind -> prometheus.Counter; made when first met
+	errors sync.Map // string -> prometheus.Counter; made when first met
 }
 
 // other is the name under which functions share series when there are too
@@ -101,7 +100,7 @@ func (m *metrics) series(key nameKey, own bool) *series {
 	if !own {
 		ns, name = other, other
 	}
-	s := &series{m: m, ns: ns, name: name, triggers: map[lode.Trigger]prometheus.Counter{},
+	s := &series{m: m, ns: ns, name: name, triggers: map[string]prometheus.Counter{},
 		coldstarts: m.coldstarts.WithLabelValues(ns, name), timeouts: m.timeouts.WithLabelValues(ns, name),
 		netIn: m.netIn.WithLabelValues(ns, name), netOut: m.netOut.WithLabelValues(ns, name),
 		duration: m.duration.WithLabelValues(ns, name), initial: m.initial.WithLabelValues(ns, name),
@@ -113,9 +112,9 @@ func (m *metrics) series(key nameKey, own bool) *series {
 }
 
 // faasTrigger maps our triggers to the values of OpenTelemetry's faas.trigger.
-var faasTrigger = map[lode.Trigger]string{
-	lode.TriggerHTTP: "http", lode.TriggerLambda: "http", lode.TriggerCall: "other", lode.TriggerAsync: "pubsub", lode.TriggerSchedule: "timer",
-	lode.TriggerQueue: "pubsub", lode.TriggerJob: "datasource", lode.TriggerMerge: "datasource",
+var faasTrigger = map[string]string{
+	"http": "http", "lambda": "http", "call": "other", "async": "pubsub", "schedule": "timer",
+	"queue": "pubsub", "job": "datasource", "merge": "datasource",
 }
 
 func (s *series) observe(r *Record) {
@@ -123,7 +122,7 @@ func (s *series) observe(r *Record) {
 	switch {
 	case r.Kind != "":
 		s.errorCounter(r.Kind).Inc()
-		if r.Kind == lode.Deadline {
+		if r.Kind == "deadline" {
 			s.timeouts.Inc()
 		}
 	default:
@@ -147,7 +146,7 @@ func (s *series) observe(r *Record) {
 	s.memory.Observe(float64(u.Memory))
 }
 
-func (s *series) errorCounter(k lode.Kind) prometheus.Counter {
+func (s *series) errorCounter(k string) prometheus.Counter {
 	if c, ok := s.errors.Load(k); ok {
 		return c.(prometheus.Counter)
 	}

@@ -4,21 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"iter"
 	"os"
 	"regexp"
 	"slices"
 	"time"
-
-	"lode"
 )
 
 // Filter chooses lines of the log. The zero value chooses all of them.
 type Filter struct {
-	Namespace  lode.Namespace // "": all
-	Function   lode.Name      // "": all
-	Invocation lode.InvocationID
+	Namespace  string // "": all
+	Function   string // "": all
+	Invocation string
 	Trace      string    // first digits of a trace id: calls of that trace only
 	Since      time.Time // zero: from the first
 	Grep       string    // regular expression (RE2) on the text; "": all
@@ -153,7 +152,7 @@ func (s *segment) read(ctx context.Context, m *matcher, yield func(Line) bool) e
 		return nil
 	}
 	if err != nil {
-		return lode.Errorf(lode.Internal, "the log: %w", err)
+		return fmt.Errorf("the log: %w", err)
 	}
 	defer f.Close()
 	r := bufio.NewReaderSize(io.LimitReader(f, s.size), 256<<10)
@@ -195,7 +194,7 @@ func newMatcher(f Filter) (*matcher, error) {
 	if f.Grep != "" {
 		re, err := regexp.Compile(f.Grep)
 		if err != nil {
-			return nil, lode.Errorf(lode.Invalid, "grep: %w", err).WithHint("the syntax is that of RE2: put a backslash before . ( ) [ ] * + ?")
+			return nil, fmt.Errorf("%w: grep: %w; the syntax is that of RE2: put a backslash before . ( ) [ ] * + ?", ErrInvalid, err)
 		}
 		m.grep = re
 	}
@@ -248,7 +247,7 @@ func (m *matcher) match(l *Line) bool {
 }
 
 // idTime is the time in an invocation id.
-func idTime(id lode.InvocationID) (time.Time, bool) {
+func idTime(id string) (time.Time, bool) {
 	if len(id) != 26 {
 		return time.Time{}, false
 	}
@@ -265,7 +264,7 @@ func idTime(id lode.InvocationID) (time.Time, bool) {
 
 // Tail returns the last lines that an invocation logged, at most max bytes,
 // each ended by \n.
-func (t *Telemetry) Tail(ctx context.Context, ns lode.Namespace, id lode.InvocationID, max int) []byte {
+func (t *Telemetry) Tail(ctx context.Context, ns string, id string, max int) []byte {
 	var b []byte
 	for l, err := range t.Logs(ctx, Filter{Namespace: ns, Invocation: id, Tail: 1000}) {
 		if err != nil {

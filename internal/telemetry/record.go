@@ -4,32 +4,45 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"lode"
 )
+
+// Usage is what an invocation used: field for field the vocabulary's Usage, to
+// which it converts.
+type Usage struct {
+	Queued     time.Duration
+	Wall       time.Duration // from admission to the answer
+	CPU        time.Duration
+	Memory     int64 // peak bytes
+	BodyIn     int64
+	BodyOut    int64
+	Cold       bool
+	Clean      bool
+	Operations int
+	LogDropped int64
+}
 
 // Record is one invocation that ended.
 type Record struct {
-	ID      lode.InvocationID
+	ID      string
 	Trace   Trace
-	Trigger lode.Trigger
+	Trigger string
 	Attempt int           // 0 = 1
 	Arrived time.Time     // when it was asked for
 	End     time.Time     // zero: now
 	Init    time.Duration // making the sandbox, if Usage.Cold
-	Usage   lode.Usage
-	Status  int       // HTTP status of the answer; 0: none was begun
-	Kind    lode.Kind // "" = it went well
-	Detail  string    // what went wrong
-	Caller  string    // revision of the calling function, or empty
+	Usage   Usage
+	Status  int    // HTTP status of the answer; 0: none was begun
+	Kind    string // "" = it went well
+	Detail  string // what went wrong
+	Caller  string // revision of the calling function, or empty
 	Method  string
 	Path    string
 	Ops     []Op // host operations, in the order in which they began
 
 	// Set by Done.
 	Revision  string
-	Namespace lode.Namespace
-	Function  lode.Name
+	Namespace string
+	Function  string
 }
 
 // Op is one host operation of an invocation.
@@ -38,7 +51,7 @@ type Op struct {
 	Target string        // callee, host, queue
 	Began  time.Duration // after the invocation arrived
 	Took   time.Duration
-	Kind   lode.Kind // "" = it went well
+	Kind   string // "" = it went well
 }
 
 // Phase is one piece of an invocation's timeline.
@@ -46,7 +59,7 @@ type Phase struct {
 	Name  string        `json:"name"`  // queued, cold, run, or op: and the operation
 	Began time.Duration `json:"began"` // after the invocation arrived
 	Took  time.Duration `json:"took"`
-	Kind  lode.Kind     `json:"kind,omitempty"` // how it failed
+	Kind  string        `json:"kind,omitempty"` // how it failed
 }
 
 // Timeline lays the record out: queued, cold, run, and the operations beside
@@ -112,7 +125,7 @@ func (g *ring) newest(max int, match func(*Record) bool) []Record {
 
 // Recent returns at most n records of a function, newest first. An empty name
 // means all functions of the namespace.
-func (t *Telemetry) Recent(ns lode.Namespace, name lode.Name, n int) []Record {
+func (t *Telemetry) Recent(ns string, name string, n int) []Record {
 	return t.ring.newest(n, func(r *Record) bool {
 		return r.Namespace == ns && (name == "" || r.Function == name)
 	})
@@ -121,12 +134,12 @@ func (t *Telemetry) Recent(ns lode.Namespace, name lode.Name, n int) []Record {
 // Find returns the records in memory of an invocation id, or of a trace id of
 // which at least eight digits are given; newest first. An empty namespace
 // means all.
-func (t *Telemetry) Find(ns lode.Namespace, id string) []Record {
+func (t *Telemetry) Find(ns string, id string) []Record {
 	lower := strings.ToLower(id)
 	return t.ring.newest(len(t.ring.records), func(r *Record) bool {
 		if ns != "" && r.Namespace != ns {
 			return false
 		}
-		return string(r.ID) == id || len(lower) >= 8 && strings.HasPrefix(r.Trace.ID(), lower)
+		return r.ID == id || len(lower) >= 8 && strings.HasPrefix(r.Trace.ID(), lower)
 	})
 }

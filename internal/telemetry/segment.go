@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"lode"
 )
 
 const segmentSuffix = ".ndjson"
@@ -26,7 +24,7 @@ type segment struct {
 func listSegments(dir string) ([]segment, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, lode.Errorf(lode.Internal, "the log folder: %w", err)
+		return nil, fmt.Errorf("the log folder: %w", err)
 	}
 	var list []segment
 	for _, e := range entries {
@@ -62,7 +60,7 @@ type segments struct {
 
 func openSegments(cfg *Config) (*segments, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, lode.Errorf(lode.Internal, "the log folder: %w", err)
+		return nil, fmt.Errorf("the log folder: %w", err)
 	}
 	s := &segments{dir: cfg.Dir, most: cfg.SegmentBytes, all: cfg.LogBytes, age: cfg.LogAge, create: createSegment}
 	return s, s.retain(time.Now())
@@ -140,7 +138,7 @@ func (s *segments) retain(now time.Time) error {
 			continue
 		}
 		if err := os.Remove(g.path); err != nil && !os.IsNotExist(err) {
-			return lode.Errorf(lode.Internal, "the log folder: %w", err)
+			return fmt.Errorf("the log folder: %w", err)
 		}
 		total -= g.size
 	}

@@ -2,13 +2,18 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+)
 
-	"lode"
+// The errors of a caller's making.
+var (
+	ErrInvalid = errors.New("invalid") // a bad endpoint, a bad expression
+	ErrTaken   = errors.New("metric name taken")
 )
 
 // Config says what is kept and where. The zero value keeps records and metrics
@@ -29,7 +34,7 @@ type Config struct {
 	Functions    int           // functions with metric series of their own, 1,000; the rest is counted as "other"
 
 	// Sandboxes tells Top what stands ready for a function. nil: unknown.
-	Sandboxes func(ns lode.Namespace, name lode.Name) (warm, busy int)
+	Sandboxes func(ns string, name string) (warm, busy int)
 	Log       *slog.Logger // nil: slog.Default
 }
 
@@ -70,8 +75,8 @@ type Telemetry struct {
 }
 
 type nameKey struct {
-	ns   lode.Namespace
-	name lode.Name
+	ns   string
+	name string
 }
 
 // Open starts the writer of the log and, if there is an endpoint, the exporter
@@ -120,13 +125,13 @@ func (t *Telemetry) Dropped() int64 { return t.writer.dropped.Load() }
 type Func struct {
 	t     *Telemetry
 	rev   string
-	ns    lode.Namespace
-	name  lode.Name
+	ns    string
+	name  string
 	stats *stats
 }
 
 // Function returns the handle of the revision rev ("ns/name@7").
-func (t *Telemetry) Function(rev string, ns lode.Namespace, name lode.Name) *Func {
+func (t *Telemetry) Function(rev string, ns string, name string) *Func {
 	t.mu.RLock()
 	f := t.funcs[rev]
 	t.mu.RUnlock()
@@ -152,7 +157,7 @@ func (t *Telemetry) Function(rev string, ns lode.Namespace, name lode.Name) *Fun
 
 // Forget drops the series and handles of a function that was removed. Handles
 // that somebody still holds go on working; what they count is not shown.
-func (t *Telemetry) Forget(ns lode.Namespace, name lode.Name) {
+func (t *Telemetry) Forget(ns string, name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := nameKey{ns, name}
@@ -190,7 +195,7 @@ func (f *Func) Done(r *Record) {
 }
 
 // Log keeps a line that the function wrote.
-func (f *Func) Log(id lode.InvocationID, level slog.Level, text string) {
+func (f *Func) Log(id string, level slog.Level, text string) {
 	f.t.Log(Line{Time: time.Now(), Namespace: f.ns, Function: f.name, Revision: f.rev, Invocation: id, Level: level, Text: text})
 }
 
@@ -198,7 +203,7 @@ func (f *Func) Log(id lode.InvocationID, level slog.Level, text string) {
 func (t *Telemetry) Log(l Line) { t.writer.addLine(l) }
 
 // Refused counts a request that a door turned away.
-func (t *Telemetry) Refused(kind lode.Kind) { t.metrics.refused.WithLabelValues(string(kind)).Inc() }
+func (t *Telemetry) Refused(kind string) { t.metrics.refused.WithLabelValues(string(kind)).Inc() }
 
 // Gauge adds a gauge to /metrics that is read when it is asked for. A name
 // that is taken is an error.

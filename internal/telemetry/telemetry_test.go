@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
-	"lode"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,10 +35,10 @@ func open(t testing.TB, cfg Config) *Telemetry {
 }
 
 // record is an invocation that took 5 ms.
-func record(id lode.InvocationID) *Record {
+func record(id string) *Record {
 	end := time.Now()
-	return &Record{ID: id, Trigger: lode.TriggerHTTP, Arrived: end.Add(-5 * time.Millisecond), End: end, Status: 200, Method: "POST", Path: "/a?secret=1",
-		Usage: lode.Usage{Queued: time.Millisecond, Wall: 4 * time.Millisecond, CPU: 2 * time.Millisecond, Memory: 1 << 20, BodyIn: 10, BodyOut: 20}}
+	return &Record{ID: id, Trigger: "http", Arrived: end.Add(-5 * time.Millisecond), End: end, Status: 200, Method: "POST", Path: "/a?secret=1",
+		Usage: Usage{Queued: time.Millisecond, Wall: 4 * time.Millisecond, CPU: 2 * time.Millisecond, Memory: 1 << 20, BodyIn: 10, BodyOut: 20}}
 }
 
 func scrape(t *testing.T, tel *Telemetry) string {
@@ -64,13 +62,13 @@ func TestMetrics(t *testing.T) {
 	f.Done(record("A"))
 	second.Done(record("B"))
 	bad := record("C")
-	bad.Kind, bad.Usage.Cold, bad.Init = lode.Deadline, true, time.Second
+	bad.Kind, bad.Usage.Cold, bad.Init = "deadline", true, time.Second
 	f.Done(bad)
-	tel.Refused(lode.Misdirected)
+	tel.Refused("misdirected")
 	if err := tel.Gauge("lode_sandboxes", "Sandboxes.", func() float64 { return 7 }); err != nil {
 		t.Fatal(err)
 	}
-	if err := tel.Gauge("lode_sandboxes", "Sandboxes.", func() float64 { return 7 }); lode.KindOf(err) != lode.Conflict {
+	if err := tel.Gauge("lode_sandboxes", "Sandboxes.", func() float64 { return 7 }); !errors.Is(err, ErrTaken) {
 		t.Errorf("a second gauge of one name: %v", err)
 	}
 	text := scrape(t, tel)
@@ -94,7 +92,7 @@ func TestMetrics(t *testing.T) {
 
 func TestCardinality(t *testing.T) {
 	tel := open(t, Config{Functions: 2})
-	for _, n := range []lode.Name{"a", "b", "c", "d"} {
+	for _, n := range []string{"a", "b", "c", "d"} {
 		tel.Function("default/"+string(n)+"@1", "default", n).Done(record("X"))
 	}
 	text := scrape(t, tel)
@@ -117,7 +115,7 @@ func TestCardinality(t *testing.T) {
 func TestRecent(t *testing.T) {
 	tel := open(t, Config{Recent: 4})
 	f, g := tel.Function("default/f@1", "default", "f"), tel.Function("other/g@1", "other", "g")
-	for _, id := range []lode.InvocationID{"1", "2", "3", "4", "5"} {
+	for _, id := range []string{"1", "2", "3", "4", "5"} {
 		r := record(id)
 		r.Trace = f.Begin("")
 		f.Done(r)
@@ -126,7 +124,7 @@ func TestRecent(t *testing.T) {
 	ids := func(rs []Record) string {
 		var s []string
 		for _, r := range rs {
-			s = append(s, string(r.ID))
+			s = append(s, r.ID)
 		}
 		return strings.Join(s, " ")
 	}
@@ -153,13 +151,13 @@ func TestRecent(t *testing.T) {
 
 func TestTimeline(t *testing.T) {
 	began := time.Unix(1000, 0)
-	r := Record{Arrived: began, End: began.Add(10 * time.Millisecond), Init: 3 * time.Millisecond, Kind: lode.Crashed,
-		Usage: lode.Usage{Queued: 2 * time.Millisecond, Cold: true},
-		Ops:   []Op{{Name: "fetch", Target: "example.com", Began: 6 * time.Millisecond, Took: time.Millisecond, Kind: lode.Denied}}}
+	r := Record{Arrived: began, End: began.Add(10 * time.Millisecond), Init: 3 * time.Millisecond, Kind: "crashed",
+		Usage: Usage{Queued: 2 * time.Millisecond, Cold: true},
+		Ops:   []Op{{Name: "fetch", Target: "example.com", Began: 6 * time.Millisecond, Took: time.Millisecond, Kind: "denied"}}}
 	got := r.Timeline()
 	want := []Phase{{Name: "queued", Took: 2 * time.Millisecond}, {Name: "cold", Began: 2 * time.Millisecond, Took: 3 * time.Millisecond},
-		{Name: "run", Began: 5 * time.Millisecond, Took: 5 * time.Millisecond, Kind: lode.Crashed},
-		{Name: "op:fetch example.com", Began: 6 * time.Millisecond, Took: time.Millisecond, Kind: lode.Denied}}
+		{Name: "run", Began: 5 * time.Millisecond, Took: 5 * time.Millisecond, Kind: "crashed"},
+		{Name: "op:fetch example.com", Began: 6 * time.Millisecond, Took: time.Millisecond, Kind: "denied"}}
 	if len(got) != len(want) {
 		t.Fatalf("got %+v", got)
 	}
@@ -187,7 +185,7 @@ func TestBuckets(t *testing.T) {
 
 func TestTop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tel := open(t, Config{Sandboxes: func(_ lode.Namespace, name lode.Name) (int, int) {
+		tel := open(t, Config{Sandboxes: func(_ string, name string) (int, int) {
 			if name == "idle" {
 				return 2, 0
 			}
@@ -202,7 +200,7 @@ func TestTop(t *testing.T) {
 			r := record("A")
 			r.Usage.Wall = time.Millisecond
 			if i%50 == 0 {
-				r.Usage.Wall, r.Kind = time.Second, lode.Crashed
+				r.Usage.Wall, r.Kind = time.Second, "crashed"
 			}
 			quick.Done(r)
 		}
@@ -249,7 +247,7 @@ func BenchmarkDone(b *testing.B) {
 }
 
 func TestBadConfig(t *testing.T) {
-	if _, err := Open(context.Background(), Config{Endpoint: "localhost:4318"}); lode.KindOf(err) != lode.Invalid {
+	if _, err := Open(context.Background(), Config{Endpoint: "localhost:4318"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("endpoint without a scheme: %v", err)
 	}
 	if _, err := Open(context.Background(), Config{Dir: "/dev/null/logs"}); err == nil {

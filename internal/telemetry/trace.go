@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,8 +17,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-
-	"lode"
 )
 
 // Trace is the place of an invocation in a distributed trace.
@@ -106,7 +104,7 @@ func openExporter(ctx context.Context, cfg *Config) (*exporter, error) {
 	switch {
 	case cfg.Endpoint != "":
 		if !strings.HasPrefix(cfg.Endpoint, "http://") && !strings.HasPrefix(cfg.Endpoint, "https://") {
-			return nil, lode.Errorf(lode.Invalid, "trace endpoint %q is not an http or https URL", cfg.Endpoint)
+			return nil, fmt.Errorf("%w: trace endpoint %q is not an http or https URL", ErrInvalid, cfg.Endpoint)
 		}
 		opts = append(opts, otlptracehttp.WithEndpointURL(strings.TrimSuffix(cfg.Endpoint, "/")+"/v1/traces"))
 	case os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "":
@@ -114,7 +112,7 @@ func openExporter(ctx context.Context, cfg *Config) (*exporter, error) {
 	}
 	out, err := otlptracehttp.New(ctx, opts...)
 	if err != nil {
-		return nil, lode.Errorf(lode.Invalid, "the exporter of traces: %w", err)
+		return nil, fmt.Errorf("%w: the exporter of traces: %w", ErrInvalid, err)
 	}
 	res := resource.NewSchemaless(attribute.String("service.name", "lode"), attribute.String("service.version", cfg.Version),
 		attribute.String("service.instance.id", cfg.Node))
@@ -172,10 +170,10 @@ func (e *exporter) export(r *Record) {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
 			TraceID: r.Trace.trace, SpanID: r.Trace.parent, TraceFlags: trace.TraceFlags(r.Trace.flags), Remote: true}))
 	}
-	_, span := e.tracer.Start(ctx, string(r.Function), trace.WithTimestamp(r.Arrived), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes(r)...))
+	_, span := e.tracer.Start(ctx, r.Function, trace.WithTimestamp(r.Arrived), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes(r)...))
 	for _, op := range r.Ops {
 		span.AddEvent(op.Name, trace.WithTimestamp(r.Arrived.Add(op.Began)), trace.WithAttributes(
-			attribute.String("lode.target", op.Target), attribute.Int64("lode.duration_us", op.Took.Microseconds()), attribute.String("error.type", string(op.Kind))))
+			attribute.String("lode.target", op.Target), attribute.Int64("lode.duration_us", op.Took.Microseconds()), attribute.String("error.type", op.Kind)))
 	}
 	if r.Kind != "" {
 		span.SetStatus(codes.Error, r.Detail)
@@ -187,13 +185,13 @@ func (e *exporter) export(r *Record) {
 func attributes(r *Record) []attribute.KeyValue {
 	_, version, _ := strings.Cut(r.Revision, "@")
 	list := []attribute.KeyValue{
-		attribute.String("faas.name", string(r.Function)), attribute.String("faas.version", version), attribute.String("faas.trigger", faasTrigger[r.Trigger]),
-		attribute.String("faas.invocation_id", string(r.ID)), attribute.Bool("faas.coldstart", r.Usage.Cold), attribute.Int64("faas.max_memory", r.Usage.Memory),
-		attribute.String("lode.namespace", string(r.Namespace)), attribute.Int("lode.attempt", max(1, r.Attempt)),
+		attribute.String("faas.name", r.Function), attribute.String("faas.version", version), attribute.String("faas.trigger", faasTrigger[r.Trigger]),
+		attribute.String("faas.invocation_id", r.ID), attribute.Bool("faas.coldstart", r.Usage.Cold), attribute.Int64("faas.max_memory", r.Usage.Memory),
+		attribute.String("lode.namespace", r.Namespace), attribute.Int("lode.attempt", max(1, r.Attempt)),
 		attribute.Int64("lode.queued_us", r.Usage.Queued.Microseconds()), attribute.Int64("lode.cpu_us", r.Usage.CPU.Microseconds()),
 		attribute.Int("lode.operations", r.Usage.Operations),
 	}
-	if r.Trigger == lode.TriggerHTTP {
+	if r.Trigger == "http" {
 		path, _, _ := strings.Cut(r.Path, "?") // a query may hold secrets
 		list = append(list, attribute.String("http.request.method", r.Method), attribute.String("url.path", path), attribute.Int("http.response.status_code", r.Status))
 	}
@@ -201,7 +199,7 @@ func attributes(r *Record) []attribute.KeyValue {
 		list = append(list, attribute.String("lode.caller", r.Caller))
 	}
 	if r.Kind != "" {
-		list = append(list, attribute.String("error.type", string(r.Kind)), attribute.String("lode.status", strconv.Itoa(r.Kind.Status())))
+		list = append(list, attribute.String("error.type", r.Kind))
 	}
 	return list
 }

@@ -14,8 +14,6 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-
-	"lode"
 )
 
 // receiver is an OTLP collector.
@@ -65,7 +63,7 @@ func TestTraces(t *testing.T) {
 	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	child := record("CHILD")
 	child.Trace = f.Begin(parent)
-	child.Kind, child.Detail = lode.Crashed, "it broke"
+	child.Kind, child.Detail = "crashed", "it broke"
 	child.Ops = []Op{{Name: "fetch", Target: "example.com", Began: time.Millisecond, Took: time.Millisecond}}
 	f.Done(child)
 	root := record("ROOT")

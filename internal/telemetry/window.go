@@ -6,8 +6,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"lode"
 )
 
 // A window counts the last minute in slots of ten seconds.
@@ -116,23 +114,23 @@ func (s *slot) quantile(q float64) time.Duration {
 
 // Top is what one function did in the last minute.
 type Top struct {
-	Namespace lode.Namespace `json:"namespace"`
-	Function  lode.Name      `json:"function"`
-	Rate      float64        `json:"rate"`   // calls a second
-	Calls     int            `json:"calls"`  // in the last minute
-	Errors    int            `json:"errors"` // of those
-	Cold      int            `json:"cold"`   // of those
-	P50       time.Duration  `json:"p50"`
-	P99       time.Duration  `json:"p99"`
-	CPU       float64        `json:"cpu"`    // cores
-	Memory    int64          `json:"memory"` // most bytes of one sandbox
-	Warm      int            `json:"warm"`   // sandboxes that wait
-	Busy      int            `json:"busy"`   // sandboxes that run
+	Namespace string        `json:"namespace"`
+	Function  string        `json:"function"`
+	Rate      float64       `json:"rate"`   // calls a second
+	Calls     int           `json:"calls"`  // in the last minute
+	Errors    int           `json:"errors"` // of those
+	Cold      int           `json:"cold"`   // of those
+	P50       time.Duration `json:"p50"`
+	P99       time.Duration `json:"p99"`
+	CPU       float64       `json:"cpu"`    // cores
+	Memory    int64         `json:"memory"` // most bytes of one sandbox
+	Warm      int           `json:"warm"`   // sandboxes that wait
+	Busy      int           `json:"busy"`   // sandboxes that run
 }
 
 // Top lists the functions that ran in the last minute or hold a sandbox, the
 // busiest first. An empty namespace means all.
-func (t *Telemetry) Top(ns lode.Namespace) []Top {
+func (t *Telemetry) Top(ns string) []Top {
 	now := time.Now()
 	t.mu.RLock()
 	all := make([]*stats, 0, len(t.stats))
