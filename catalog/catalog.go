@@ -47,7 +47,6 @@ type Catalog struct {
 	headRev uint64     // of the record head, 0: there is none
 	head    *appRecord // the newest change; nil: there is none
 	ahead   bool       // the copy of head may not be there yet
-	unsure  bool       // a change was sent and it is not known what became of it
 }
 
 // snapshot is all that is deployed at one moment. It is never changed.
