@@ -19,6 +19,16 @@ const (
 	defaultOutput = 6 << 20
 )
 
+// jobs is the lane that all jobs share. They hold a slot for as long as a shard
+// takes, so two slots are kept from them; they wait patiently, and their time
+// begins when they are admitted.
+var jobs = target{name: "jobs"}
+
+const (
+	jobTotal  = 24 * time.Hour
+	jobSpared = 2 // slots that jobs leave to others, where there are more
+)
+
 // attempt is one try of an invocation, from admission to the answer. It is
 // what the engine sees as Answer, Host and Slot. Attempts are used again.
 type attempt struct {
@@ -75,25 +85,28 @@ func (a *attempt) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	to, lim, most := target{rev.Namespace, rev.Name}, &rev.Function.Limits, total(rev)
+	if a.req.Trigger == lode.TriggerJob || a.req.Trigger == lode.TriggerMerge {
+		to, lim, most, a.w.patient = jobs, &a.s.jobLimits, jobTotal, true
+	}
 	deadline := a.req.Deadline
 	if !a.w.patient {
-		deadline = earlier(deadline, a.start.Add(total(rev)))
+		deadline = earlier(deadline, a.start.Add(most))
 	}
 	if !deadline.IsZero() && !deadline.After(a.start) {
 		return lode.Errorf(lode.Deadline, "the deadline had passed before %s began", rev.ID())
 	}
-	if err := a.s.gate.enter(ctx, &a.w, target{rev.Namespace, rev.Name}, &rev.Function.Limits, deadline); err != nil {
+	if err := a.s.gate.enter(ctx, &a.w, to, lim, deadline); err != nil {
 		return err
 	}
 	admitted := a.start
 	if a.w.waited {
 		admitted = time.Now()
 	}
-	a.inv.Usage.Queued = admitted.Sub(a.start)
 	if a.w.patient {
-		deadline = earlier(deadline, admitted.Add(total(rev)))
+		deadline = earlier(deadline, admitted.Add(most))
 	}
-	a.inv.Deadline = deadline
+	a.inv.Deadline, a.inv.Usage.Queued = deadline, admitted.Sub(a.start)
 	err = a.dispatch(ctx, runner)
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)

@@ -70,10 +70,11 @@ type Service struct {
 	cfg       Config
 	gate      *gate
 	fetch     *fetcher
-	calls     *calls     // nil: no tables or queues
-	queues    *queues    // nil: no queues
-	schedules *schedules // nil: no tables or queues
-	attempts  sync.Pool  // of *attempt
+	calls     *calls      // nil: no tables or queues
+	queues    *queues     // nil: no queues
+	schedules *schedules  // nil: no tables or queues
+	attempts  sync.Pool   // of *attempt
+	jobLimits lode.Limits // of the lane of jobs
 
 	under    atomic.Int64 // invocations under way
 	draining atomic.Bool
@@ -94,6 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	cfg = cfg.withDefaults()
 	s := &Service{cfg: cfg, gate: newGate(cfg.Slots), fetch: newFetcher(nil), quiet: make(chan struct{}, 1)}
+	s.jobLimits = lode.Limits{ScaleMax: max(1, s.gate.slots-jobSpared)}
 	s.attempts.New = func() any { return &attempt{s: s} }
 	s.base, s.stop = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
@@ -253,6 +255,9 @@ func (s *Service) Loads() []Load {
 	defer s.gate.mu.Unlock()
 	out := make([]Load, 0, len(s.gate.fns))
 	for _, l := range s.gate.fns {
+		if l.target == jobs {
+			continue
+		}
 		out = append(out, Load{Namespace: l.ns, Function: l.name, Running: l.places, Queued: l.fresh.n + l.resume.n,
 			Cost: time.Duration(l.cost), Admitted: l.granted, Refused: l.refused})
 	}
