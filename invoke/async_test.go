@@ -196,6 +196,62 @@ func TestAsyncDeadLetterAndReplay(t *testing.T) {
 	})
 }
 
+// The node dies between the record of a failure and its acknowledgement: the
+// work is not done again, and its dead letter is sent.
+func TestAsyncAckIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.queues["graves"] = lode.Queue{}
+		var runs atomic.Int32
+		w.deploy("bad", lode.Function{Retry: lode.Retry{Attempts: 1, Dead: "graves"}}, func(g *guest) error { runs.Add(1); return crash(g) })
+		m.fail = func(op, key string) error {
+			if op == "queue ack" {
+				return lode.Errorf(lode.Unavailable, "the node is dying")
+			}
+			return nil
+		}
+		s := durable(t, w, m, Config{})
+		id := submit(t, s, "bad", "", "x")
+		if c := get(t, s, id, time.Minute); c.State != lode.StateFailed {
+			t.Errorf("%+v", c)
+		}
+		s.Close()
+		m.fail = nil
+		s = durable(t, w, m, Config{})
+		defer s.Close()
+		synctest.Wait()
+		if c := get(t, s, id, 0); c.State != lode.StateFailed || runs.Load() != 1 {
+			t.Errorf("%+v after %d runs", c, runs.Load())
+		}
+		if q := s.QueueState("default", "graves"); q.Depth != 1 {
+			t.Errorf("dead letters: %+v", q)
+		}
+		if d := m.Depth("call/default/bad"); d.Taken+d.Ready+d.Waiting != 0 {
+			t.Errorf("left in the queue: %+v", d)
+		}
+	})
+}
+
+// What kills the node each time is given up in the end.
+func TestAsyncNodeDiesEachTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var runs atomic.Int32
+		w.deploy("killer", lode.Function{Retry: lode.Retry{Attempts: 1}}, func(g *guest) error { runs.Add(1); return g.block(nil) })
+		s := durable(t, w, m, Config{})
+		id := submit(t, s, "killer", "", "x")
+		for range 5 {
+			synctest.Wait()
+			s.Close() // in the middle of the attempt
+			s = durable(t, w, m, Config{})
+		}
+		defer s.Close()
+		if c := get(t, s, id, time.Minute); c.State != lode.StateFailed || !c.Dead || runs.Load() != 1+extraAttempts {
+			t.Errorf("%+v after %d runs", c, runs.Load())
+		}
+	})
+}
+
 func TestAsyncCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, m := newWorld(), newMemory()

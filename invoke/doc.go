@@ -15,5 +15,7 @@
 // pools, datasets and durable tables are interfaces declared in ports.go, and
 // node passes the implementations. Only node and the command may import it.
 //
-// Lock order: Calls.mu, then gate.mu. No lock is held while a port is called.
+// Lock order: calls.mu or queues.mu, then gate.mu. What is called of a port
+// while a lock is held answers from memory: Catalog, and of Queues Configure,
+// Depth and Delivery.Extend.
 package invoke

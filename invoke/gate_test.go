@@ -2,7 +2,10 @@ package invoke
 
 import (
 	"context"
+	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,4 +247,72 @@ func TestGateLeaveAndEnter(t *testing.T) {
 			t.Errorf("%d slots are free", g.free)
 		}
 	})
+}
+
+// However invocations come, wait, give up and go, no slot and no place is lost
+// or given twice.
+func TestGateInvariants(t *testing.T) {
+	const slots, places = 3, 2
+	g := newGate(slots)
+	var computing, inF atomic.Int64
+	compute := func(r *rand.Rand) {
+		if n := computing.Add(1); n > slots {
+			t.Errorf("%d compute at once", n)
+		}
+		for range r.IntN(50) {
+			runtime.Gosched()
+		}
+		computing.Add(-1)
+	}
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(i)))
+			var w waiter
+			for range 200 {
+				name, lim := "g", &lode.Limits{QueueMax: 4}
+				if r.IntN(2) == 0 {
+					name, lim = "f", &lode.Limits{ScaleMax: places, QueueMax: 3}
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				if r.IntN(4) == 0 {
+					go cancel()
+				}
+				w.patient = r.IntN(3) == 0
+				if g.enter(ctx, &w, target{"ns", lode.Name(name)}, lim, time.Time{}) == nil {
+					if name == "f" {
+						if n := inF.Add(1); n > places {
+							t.Errorf("%d in f at once", n)
+						}
+					}
+					compute(r)
+					for range r.IntN(3) {
+						g.leave(&w)
+						if g.reenter(ctx, &w, time.Time{}) != nil {
+							break
+						}
+						compute(r)
+					}
+					if name == "f" {
+						inF.Add(-1)
+					}
+					g.exit(&w, time.Duration(r.IntN(1000)))
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if g.free != slots || len(g.ready) != 0 {
+		t.Errorf("%d slots are free, %d lanes are ready", g.free, len(g.ready))
+	}
+	for _, l := range g.fns {
+		if l.places != 0 || l.counted != 0 || l.fresh.n != 0 || l.resume.n != 0 {
+			t.Errorf("left: %+v", l)
+		}
+	}
+	g.forget()
+	if len(g.fns) != 0 {
+		t.Errorf("%d lanes are left", len(g.fns))
+	}
 }

@@ -332,6 +332,11 @@ func (d *memDelivery) Ack(ctx context.Context, then ...bus.Item) error {
 	if ctx.Err() != nil {
 		return lode.Errorf(lode.Cancelled, "ack: %w", ctx.Err())
 	}
+	if d.m.fail != nil {
+		if err := d.m.fail("queue ack", d.ID); err != nil {
+			return err
+		}
+	}
 	if !d.it.gone {
 		d.m.end(d.it)
 		d.m.put(then)
