@@ -205,6 +205,9 @@ func (c *calls) put(ctx context.Context, w *work, body []byte) error {
 	if err != nil {
 		return err
 	}
+	if len(b)-len(inline) > maxWork {
+		return lode.Errorf(lode.TooLarge, "the request's head has %d bytes; at most %d are kept", len(b)-len(inline), maxWork)
+	}
 	if _, err := c.s.cfg.Queues.Put(ctx, bus.Item{Queue: w.queue(), ID: w.itemID(), Body: b, Remember: -1}); err != nil {
 		return err
 	}
@@ -385,6 +388,11 @@ func (c *calls) conclude(d Delivery, r *record) {
 	r.Ended = c.s.cfg.Now().UTC()
 	r.Size = int64(len(r.Answer))
 	won, err := c.store(c.s.base, r)
+	if lode.KindOf(err) == lode.TooLarge { // a head that no record holds: it never will
+		r.State, r.Dead, r.Error = lode.StateFailed, true, lode.AsError(err)
+		r.Status, r.Head, r.Answer, r.Size = 0, nil, nil, 0
+		won, err = c.store(c.s.base, r)
+	}
 	if err != nil {
 		// Without its result it has not ended: it is done again.
 		c.release(&r.Work)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/engine"
 )
 
 func submit(t *testing.T, s *Service, name, key, body string) lode.InvocationID {
@@ -380,6 +381,27 @@ func TestAsyncKey(t *testing.T) {
 		time.Sleep(keepKeys + time.Minute)
 		if id := submit(t, s, "f", "k", "other"); id == ids[0] {
 			t.Error("the key is remembered for ever")
+		}
+	})
+}
+
+// Heads that no record can hold are refused, or fail the work; nothing is
+// tried for ever.
+func TestAsyncLargeHeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var huge []lode.Pair
+		for range 40 {
+			huge = append(huge, lode.Pair{Key: "x", Value: strings.Repeat("v", 60<<10)})
+		}
+		w.deploy("f", lode.Function{Retry: lode.Retry{Attempts: 1}}, func(g *guest) error { return g.inv.Out.Head(engine.EncodeHead(nil, huge)) })
+		s := durable(t, w, m, Config{})
+		defer s.Close()
+		_, err := s.Submit(context.Background(), &lode.Request{Namespace: "default", Function: "f", Head: huge})
+		wantKind(t, err, lode.TooLarge)
+		id := submit(t, s, "f", "", "")
+		if c := get(t, s, id, time.Minute); c.State != lode.StateFailed || c.Error.Kind != lode.TooLarge {
+			t.Errorf("%+v", c)
 		}
 	})
 }

@@ -52,11 +52,6 @@ func busWorld(dir string) (*world, *Service, *bus.Bus, error) {
 	}
 	w := newWorld()
 	w.queues["orders"] = lode.Queue{Deliver: 1000}
-	s, err := Open(ctx, Config{Catalog: w, Pools: w, Tables: BusTables(b), Queues: BusQueues(q), Logger: quiet})
-	if err != nil {
-		b.Close()
-		return nil, nil, nil, err
-	}
 	w.deploy("echo", lode.Function{Retry: lode.Retry{Attempts: 100, First: time.Millisecond}}, func(g *guest) error { return g.answer(200, "r:"+string(g.inv.Body)) })
 	w.deploy("once", lode.Function{}, func(g *guest) error { return g.answer(200, rand.Text()) })
 	w.deploy("ship", lode.Function{Queue: &lode.Consume{Queue: "orders"}}, func(g *guest) error {
@@ -74,6 +69,11 @@ func busWorld(dir string) (*world, *Service, *bus.Bus, error) {
 		}
 		return g.answer(200, "")
 	})
+	s, err := Open(ctx, Config{Catalog: w, Pools: w, Tables: BusTables(b), Queues: BusQueues(q), Logger: quiet})
+	if err != nil {
+		b.Close()
+		return nil, nil, nil, err
+	}
 	return w, s, b, nil
 }
 

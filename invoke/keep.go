@@ -25,6 +25,7 @@ import (
 const (
 	inlineBytes = 32 << 10
 	chunkBytes  = 768 << 10
+	maxWork     = 256 << 10 // of the JSON of a work
 )
 
 // work is a request as it is kept.

@@ -90,6 +90,9 @@ func (t *memTable) write(ctx context.Context, op, key string, value []byte, rev 
 	if ctx.Err() != nil {
 		return 0, lode.Errorf(lode.Cancelled, "write %s: %w", key, ctx.Err())
 	}
+	if len(value) > bus.MaxValue {
+		return 0, lode.Errorf(lode.TooLarge, "a value has at most %d bytes", bus.MaxValue)
+	}
 	if t.m.fail != nil {
 		if err := t.m.fail(t.name+" "+op, key); err != nil {
 			return 0, err
