@@ -19,10 +19,10 @@ flags="--target=wasm32-wasi -O3 -msimd128 -mbulk-memory -D_GNU_SOURCE -DNDEBUG -
 for f in quickjs libregexp libunicode dtoa; do
 	[ -f $f.o ] || clang $flags -w -c $q/$f.c -o $f.o
 done
-for f in shim sha; do
+for f in shim sha heap; do
 	clang $flags -Wall -Wextra -Wno-unused-parameter -I$q -I"$here/../../c" -c "$here/$f.c" -o $f.o
 done
 clang --target=wasm32-wasi -mexec-model=reactor -O3 -Wl,--strip-all -Wl,--stack-first -Wl,-z,stack-size=1048576 \
-	-o quickjs.wasm quickjs.o libregexp.o libunicode.o dtoa.o shim.o sha.o -lm -lwasi-emulated-process-clocks -lwasi-emulated-signal
+	-o quickjs.wasm quickjs.o libregexp.o libunicode.o dtoa.o shim.o sha.o heap.o -lm -lwasi-emulated-process-clocks -lwasi-emulated-signal
 gzip -9nc quickjs.wasm >"$here/quickjs.wasm.gz"
 ls -l quickjs.wasm "$here/quickjs.wasm.gz"

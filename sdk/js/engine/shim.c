@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "heap.h"
 #include "lode.h"
 #include "quickjs.h"
 #include "sha.h"
@@ -113,28 +114,71 @@ static void *resize(JSRuntime *r, void *opaque, void *p, size_t n) {
 #define FN(name) static JSValue name(JSContext *c, JSValueConst self, int argc, JSValueConst *argv)
 #define UNUSED (void)c; (void)self; (void)argc; (void)argv
 
-FN(f_request) {
+/* The head of the invocation under way, decoded but not yet turned into strings. */
+static lode_message request;
+static uint8_t *request_room;
+
+static JSValue string_of(lode_bytes b) { return b.ptr ? JS_NewStringLen(ctx, (const char *)b.ptr, b.len) : JS_UNDEFINED; }
+
+/* begin(): [kind, handler, method, path, host, scheme, content type] of the request. */
+FN(f_begin) {
 	UNUSED;
 	static uint8_t small[4096];
+	static const char *keys[] = {":kind", ":handler", ":method", ":path", "host", "x-forwarded-proto", "content-type"};
 	uint8_t *p = small;
 	int32_t n = lode_request(p, sizeof small);
 	if (n > (int32_t)sizeof small) {
-		if (!(p = malloc((size_t)n))) return JS_ThrowOutOfMemory(ctx);
+		free(request_room);
+		if (!(p = request_room = malloc((size_t)n))) return JS_ThrowOutOfMemory(ctx);
 		lode_request(p, (uint32_t)n);
 	}
-	lode_message m;
-	JSValue v = lode_decode(p, (uint32_t)n, &m) ? JS_ThrowTypeError(ctx, "the request's head does not decode") : flat(&m);
-	if (p != small) free(p);
+	if (lode_decode(p, (uint32_t)n, &request)) return JS_ThrowTypeError(ctx, "the request's head does not decode");
+	JSValue a = JS_NewArray(ctx);
+	for (uint32_t i = 0; i < sizeof keys / sizeof *keys; i++) JS_SetPropertyUint32(ctx, a, i, string_of(lode_get(&request, keys[i])));
+	return a;
+}
+
+/* request(): the whole head, flat. header(key): one value of it. */
+FN(f_request) {
+	UNUSED;
+	return flat(&request);
+}
+FN(f_header) {
+	UNUSED;
+	const char *key = JS_ToCString(ctx, argv[0]);
+	if (!key) return JS_EXCEPTION;
+	JSValue v = string_of(lode_get(&request, key));
+	JS_FreeCString(ctx, key);
 	return v;
 }
 
 /* read(): an ArrayBuffer, null at the end, undefined for not there yet. */
+static uint8_t body_room[64 << 10];
+static uint32_t body_kept; /* bytes that text found to be only the first ones */
+
 FN(f_read) {
 	UNUSED;
-	static uint8_t buf[64 << 10];
-	int32_t n = lode_read(buf, sizeof buf);
-	if (n > 0) return JS_NewArrayBufferCopy(ctx, buf, (size_t)n);
+	int32_t n = (int32_t)body_kept;
+	body_kept = 0;
+	if (!n) n = lode_read(body_room, sizeof body_room);
+	if (n > 0) return JS_NewArrayBufferCopy(ctx, body_room, (size_t)n);
 	return n == 0 ? JS_NULL : JS_UNDEFINED;
+}
+
+static JSValue decoded(const uint8_t *p, size_t n, int fatal, int more);
+
+/* text(): the whole body as text if it is short and there; else undefined, and read gives it. */
+FN(f_text) {
+	UNUSED;
+	if (body_kept) return JS_UNDEFINED;
+	uint32_t n = 0;
+	for (int32_t m; n < sizeof body_room; n += (uint32_t)m) {
+		m = lode_read(body_room + n, sizeof body_room - n);
+		if (m == 0) return decoded(body_room, n, 0, 0);
+		if (m < 0) break;
+	}
+	body_kept = n;
+	return JS_UNDEFINED;
 }
 
 FN(f_respond) {
@@ -325,7 +369,12 @@ FN(f_decode) {
 	const char *text;
 	size_t n;
 	if (bytes_of(argv[0], &p, &n, &text)) return JS_EXCEPTION;
-	int fatal = JS_ToBool(ctx, argv[1]), more = argc > 2 && JS_ToBool(ctx, argv[2]);
+	JSValue v = decoded(p, n, JS_ToBool(ctx, argv[1]), argc > 2 && JS_ToBool(ctx, argv[2]));
+	if (text) JS_FreeCString(ctx, text);
+	return v;
+}
+
+static JSValue decoded(const uint8_t *p, size_t n, int fatal, int more) {
 	size_t i = 0, bad, left = 0;
 	while (i < n) {
 		size_t len = valid(p + i, n - i, &bad);
@@ -357,7 +406,6 @@ FN(f_decode) {
 		out = JS_NewStringLen(ctx, (const char *)b, at);
 		free(b);
 	}
-	if (text) JS_FreeCString(ctx, text);
 	if (!more) return out;
 	JSValue both = JS_NewArray(ctx);
 	JS_SetPropertyUint32(ctx, both, 0, out);
@@ -427,7 +475,8 @@ FN(f_map) {
 }
 
 static const JSCFunctionListEntry functions[] = {
-	JS_CFUNC_DEF("request", 0, f_request), JS_CFUNC_DEF("read", 0, f_read), JS_CFUNC_DEF("respond", 2, f_respond), JS_CFUNC_DEF("write", 2, f_write),
+	JS_CFUNC_DEF("begin", 0, f_begin), JS_CFUNC_DEF("request", 0, f_request), JS_CFUNC_DEF("header", 1, f_header), JS_CFUNC_DEF("text", 0, f_text),
+	 JS_CFUNC_DEF("read", 0, f_read), JS_CFUNC_DEF("respond", 2, f_respond), JS_CFUNC_DEF("write", 2, f_write),
 	JS_CFUNC_DEF("submit", 3, f_submit), JS_CFUNC_DEF("take", 2, f_take), JS_CFUNC_DEF("cancel", 1, f_cancel), JS_CFUNC_DEF("wait", 0, f_wait),
 	JS_CFUNC_DEF("recode", 1, f_recode), JS_CFUNC_DEF("log", 2, f_log),
 	JS_CFUNC_DEF("fail", 1, f_fail), JS_CFUNC_DEF("done", 1, f_done), JS_CFUNC_DEF("shard", 1, f_shard), JS_CFUNC_DEF("encode", 1, f_encode),
@@ -526,7 +575,7 @@ LODE_EXPORT("lode_init") int lode_init(void) {
 		part[i] = (lode_bytes){b + at + 4, lode_u32(b + at)};
 		at += 4 + part[i].len;
 	}
-	rt = JS_NewRuntime();
+	rt = JS_NewRuntime2(&heap, NULL);
 	ctx = rt ? JS_NewContext(rt) : NULL;
 	if (!ctx) return lode_error("OutOfMemory", "the engine does not fit");
 	JS_SetMaxStackSize(rt, 700 << 10);
@@ -580,6 +629,7 @@ LODE_EXPORT("lode_warm") int lode_warm(void) {
 
 LODE_EXPORT("lode_invoke") int lode_invoke(void) {
 	done = exit_code = seeded = 0;
+	body_kept = 0;
 	JS_UpdateStackTop(rt);
 	int rc = call(on_invoke);
 	return rc ? rc : settle();

@@ -165,8 +165,9 @@ global("console", {
   timeEnd(l = "default") { host.log(0, `${l}: ${(host.now() - clocks.get(l)).toFixed(3)} ms`); },
 });
 
-let began = 0; // the monotonic clock at the start of this invocation
-global("performance", { now: () => host.now() - began, get timeOrigin() { return Date.now() - (host.now() - began); }, mark() {}, measure() {} });
+let began = -1; // the monotonic clock when this invocation first looked at it
+const elapsed = () => host.now() - (began < 0 ? (began = host.now()) : began);
+global("performance", { now: elapsed, get timeOrigin() { return Date.now() - elapsed(); }, mark() {}, measure() {} });
 Math.random = () => host.random();
 global("self", globalThis);
 global("navigator", { userAgent: "Lode" });

@@ -21,7 +21,7 @@ class Event {
     this.cancelable = !!init.cancelable;
     this.defaultPrevented = false;
     this.target = this.currentTarget = null;
-    this.timeStamp = host.now() - began;
+    this.timeStamp = elapsed();
   }
   preventDefault() { if (this.cancelable) this.defaultPrevented = true; }
   stopPropagation() {}

@@ -217,15 +217,22 @@ class Body {
     else for await (const c of this.body) list.push(typeof c === "string" ? utf8(c) : view(c));
     return join(list);
   }
+  // _quick is the text of a body that is there, undefined for any other.
+  _quick() {
+    if (this._used || this._stream) return undefined;
+    const b = this._body;
+    const t = typeof b === "string" ? b : b === fromHost ? host.text() : undefined;
+    if (t === undefined) return undefined;
+    this._used = true;
+    return t.charCodeAt(0) === 0xfeff ? t.slice(1) : t;
+  }
   async text() {
-    if (typeof this._body === "string" && !this._stream && !this.bodyUsed) {
-      this._used = true;
-      return this._body;
-    }
+    const quick = this._quick();
+    if (quick !== undefined) return quick;
     const t = host.decode(await this._all(), false);
     return t.charCodeAt(0) === 0xfeff ? t.slice(1) : t;
   }
-  async json() { return JSON.parse(await this.text()); }
+  async json() { return JSON.parse(this._quick() ?? (await this.text())); }
   async bytes() { return (await this._all()).slice(); }
   async arrayBuffer() {
     const b = await this._all();
@@ -247,9 +254,16 @@ class Body {
   }
 }
 
+// fieldsOf are the header fields of a flat head.
+const fieldsOf = (list) => {
+  const out = [];
+  for (let i = 0; i < list.length; i += 2) if (list[i][0] !== ":") out.push(list[i], list[i + 1]);
+  return out;
+};
 const internal = Symbol("invocation");
 class Request extends Body {
   #signal;
+  #headers;
   constructor(input, init = {}) {
     super();
     if (input === internal) return this.#received(init);
@@ -257,13 +271,13 @@ class Request extends Body {
     this.url = from ? from.url : new URL(input).href;
     this.method = String(init.method ?? from?.method ?? "GET");
     if (/^(get|head|post|put|delete|options|patch)$/i.test(this.method)) this.method = this.method.toUpperCase();
-    this.headers = new Headers(init.headers ?? from?.headers);
+    this.#headers = new Headers(init.headers ?? from?.headers);
     this.redirect = init.redirect ?? from?.redirect ?? "follow";
     this.#signal = init.signal ?? from?.signal;
     this.cf = init.cf ?? from?.cf;
     if (init.body !== undefined && init.body !== null) {
       if (this.method === "GET" || this.method === "HEAD") throw new TypeError(`a ${this.method} request has no body`);
-      this._set(init.body, this.headers);
+      this._set(init.body, this.#headers);
     } else if (from && from._body !== null) {
       if (from.bodyUsed) throw new TypeError("the body was read already");
       this._body = from._body;
@@ -271,27 +285,16 @@ class Request extends Body {
       from._used = true;
     }
   }
-  // received makes the invocation's own request of its head: what the host
-  // sends needs no check.
-  #received(list) {
-    const flat = [];
-    let name = "localhost", path = "/", scheme = "http";
-    this.method = "POST";
+  // received makes the invocation's own request of what begin gave; header
+  // fields are fetched when somebody asks for them.
+  #received([, , method, path, name, scheme]) {
+    this.method = method ?? "POST";
     this.redirect = "follow";
-    for (let i = 0; i < list.length; i += 2) {
-      const k = list[i], v = list[i + 1];
-      if (k === ":path") path = v;
-      else if (k === ":method") this.method = v;
-      if (k[0] === ":") continue;
-      if (k === "host") name = v;
-      else if (k === "x-forwarded-proto") scheme = v;
-      flat.push(k, v);
-    }
-    this.url = scheme + "://" + name + path;
-    this.headers = Headers._of(flat);
+    this.url = (scheme ?? "http") + "://" + (name ?? "localhost") + (path ?? "/");
     if (this.method !== "GET" && this.method !== "HEAD") this._body = fromHost;
     return this;
   }
+  get headers() { return (this.#headers ??= Headers._of(fieldsOf(host.request()))); }
   get signal() { return (this.#signal ??= new AbortController().signal); }
   get _abort() { return this.#signal; }
   clone() {

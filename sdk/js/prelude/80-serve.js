@@ -89,7 +89,7 @@ const env = new Proxy({}, {
 
 // ---- exports of the bundle ----
 
-const functions = new Map(); // name -> {triggers, run(list, ctx): value or promise, worker}
+const functions = new Map(); // name -> {triggers, run(begin, kind, ctx): value or promise}
 const jobs = new Map();
 const isClass = (f) => typeof f === "function" && Object.getOwnPropertyDescriptor(f, "prototype")?.writable === false;
 const later = (name, c) => {
@@ -123,36 +123,42 @@ global("__lode_load", (ns) => {
 
 const worker = (make, shape) => ({
   triggers: [...(typeof shape.fetch === "function" ? ["http", "call"] : []), ...(typeof shape.scheduled === "function" ? ["schedule"] : []), ...(typeof shape.queue === "function" ? ["queue"] : [])],
-  run(list, kind, ctx) {
+  run(req, kind, ctx) {
     const w = make(ctx);
+    if (kind === "http" && typeof w.fetch === "function") return w.fetch(new Request(internal, req), env, ctx);
     if (kind === "schedule" && typeof w.scheduled === "function") {
-      const time = Date.parse(head(list, ":schedule") || "") || Date.now();
-      return Promise.resolve(w.scheduled({ type: "scheduled", scheduledTime: time, cron: head(list, ":cron") ?? "" }, env, ctx)).then(() => undefined);
+      const time = Date.parse(host.header(":schedule") || "") || Date.now();
+      return Promise.resolve(w.scheduled({ type: "scheduled", scheduledTime: time, cron: host.header(":cron") ?? "" }, env, ctx)).then(() => undefined);
     }
     if (kind === "queue" && typeof w.queue === "function") return batch(w, ctx);
     if (typeof w.fetch !== "function") throw new LodeError("invalid", `this module has no handler for ${kind}: its default export has no fetch`);
-    return w.fetch(incomingRequest(list), env, ctx);
+    return w.fetch(new Request(internal, req), env, ctx);
   },
 });
 
 const typed = (fn) => ({
   triggers: ["http", "call", "schedule", "queue"],
-  async run(list, kind, ctx) {
-    const type = head(list, "content-type") ?? "", body = await incomingRequest(list)._all();
-    if (/^application\/octet-stream/.test(type)) return fn(body, env, ctx);
-    let arg;
-    try {
-      arg = body.length ? JSON.parse(host.decode(body, false)) : undefined;
-    } catch (e) {
-      return new Response(JSON.stringify({ type: "about:blank", title: "the request is not valid", status: 400, detail: `the request body is not JSON: ${e.message}` }),
-        { status: 400, headers: { "content-type": "application/problem+json" } });
-    }
-    return /^application\/vnd\.lode\.args\+json/.test(type) && Array.isArray(arg) ? fn(...arg) : fn(arg, env, ctx);
+  run(req, kind, ctx) {
+    const type = req[6] ?? "", request = new Request(internal, req);
+    if (type.startsWith("application/octet-stream")) return request._all().then((b) => fn(b, env, ctx));
+    const quick = request._body === null ? "" : request._quick();
+    if (quick === undefined) return request.text().then((t) => typedCall(fn, type, t, ctx));
+    return typedCall(fn, type, quick, ctx);
   },
 });
+const typedCall = (fn, type, text, ctx) => {
+  let arg;
+  try {
+    if (text !== "") arg = JSON.parse(text);
+  } catch (e) {
+    return new Response(JSON.stringify({ type: "about:blank", title: "the request is not valid", status: 400, detail: `the request body is not JSON: ${e.message}` }),
+      { status: 400, headers: { "content-type": "application/problem+json" } });
+  }
+  return type.startsWith("application/vnd.lode.args+json") && Array.isArray(arg) ? fn(...arg) : fn(arg, env, ctx);
+};
 
 const batch = async (w, ctx) => {
-  const body = JSON.parse(await incomingRequest([]).text());
+  const body = JSON.parse(await incomingRequest().text());
   const again = new Set();
   const messages = body.messages.map((m) => {
     const raw = Uint8Array.from(atob(m.body ?? ""), (c) => c.charCodeAt(0));
@@ -163,26 +169,37 @@ const batch = async (w, ctx) => {
   return { retry: [...again] };
 };
 
-const incomingRequest = (list) => new Request(internal, list);
+const incomingRequest = () => new Request(internal, []);
 
 // ---- one invocation ----
 
-const answer = async (v) => {
+// answer writes what a handler gave: at once and undefined for what is short,
+// a promise for what takes its time.
+const answer = (v) => {
   if (!(v instanceof Response)) {
-    if (v === undefined) return void host.respond([":status", "204"]);
+    if (v === undefined) return begun(host.respond([":status", "204"]));
     if (v instanceof ArrayBuffer || ArrayBuffer.isView(v)) v = new Response(v, { headers: { "content-type": "application/octet-stream" } });
     else if (v instanceof ReadableStream) v = new Response(v);
-    else v = Response.json(v);
+    else {
+      const text = JSON.stringify(v);
+      if (text === undefined) throw new TypeError("the handler's value is not JSON");
+      if (text.length < 21000) return begun(host.respond(jsonHead, text));
+      v = Response.json(v);
+    }
   }
   if (v.bodyUsed) throw new TypeError("the response's body was read already");
-  const pairs = v.status === 200 ? v.headers._flat : [":status", String(v.status), ...v.headers._flat];
+  const flat = v.headers._flat, pairs = v.status === 200 ? flat : [":status", String(v.status), ...flat];
   let body = v._body;
   if (body === null || (!v._stream && typeof body === "string" && body.length < 21000)) return begun(host.respond(pairs, body));
   if (!v._stream && typeof body === "string") body = utf8(body);
   if (!v._stream && body instanceof Uint8Array && body.length <= 65536) return begun(host.respond(pairs, body));
   begun(host.respond(pairs));
   if (!v._stream && body instanceof Uint8Array) return write(body);
-  for await (const c of v.body) await write(typeof c === "string" ? utf8(c) : view(c));
+  return copy(v.body);
+};
+const jsonHead = ["content-type", json];
+const copy = async (stream) => {
+  for await (const c of stream) await write(typeof c === "string" ? utf8(c) : view(c));
 };
 const begun = (rc) => {
   if (rc < 0) throw new TypeError("the response's head is not valid");
@@ -198,7 +215,8 @@ const write = async (b) => {
 
 // shardOf lays a job's shard into memory; for a dataset of files it asks for
 // their names and ends.
-const shardOf = async (list) => {
+const shardOf = async () => {
+  const list = host.request();
   const bytes = new Uint8Array(host.shard(Number(head(list, ":shard-bytes") ?? 0))), form = head(list, ":records") || "lines";
   const dataset = head(list, ":dataset") ?? "", version = head(list, ":version") ?? "", index = Number(head(list, ":shard") ?? 0);
   let files = { names: [dataset], ends: [bytes.length] };
@@ -235,37 +253,52 @@ const csvEnd = (b, at) => {
   return -1;
 };
 const merge = async (job) => {
-  const b = await incomingRequest([])._all(), n = new DataView(b.buffer, b.byteOffset).getUint32(0, true);
+  const b = await incomingRequest()._all(), n = new DataView(b.buffer, b.byteOffset).getUint32(0, true);
   const part = (x) => (x.length ? JSON.parse(host.decode(x, false)) : undefined);
   return job.merge(part(b.subarray(4, 4 + n)), part(b.subarray(4 + n)));
 };
 
 // route finds what answers a request.
-const route = (list, kind, ctx) => {
-  const name = head(list, ":handler") ?? "";
+const route = (req, ctx) => {
+  const kind = req[0] ?? "http", name = req[1] ?? "";
   if (kind === "job" || kind === "merge") {
     const job = jobs.get(name);
-    if (job && kind === "job") return shardOf(list).then((s) => job.map(s, env, ctx));
+    if (job && kind === "job") return shardOf().then((s) => job.map(s, env, ctx));
     if (job && typeof job.merge === "function") return merge(job);
     if (kind === "merge") throw new LodeError("not_found", `this module has no job "${name}" with a merge`);
   }
   const f = functions.get(name);
   if (!f) throw Object.assign(new LodeError("not_found", name ? `this module has no handler "${name}"` : "this module has no default handler"), { type: "NoHandler" });
-  return f.run(list, kind, ctx);
+  return f.run(req, kind, ctx);
 };
 
+class Context {
+  _waits = null;
+  props = {};
+  waitUntil(p) { (this._waits ??= []).push(Promise.resolve(p).catch((e) => host.log(8, "waitUntil: " + show(e)))); }
+  passThroughOnException() {}
+}
+let current = new Context();
+const drain = async (ctx) => {
+  while (ctx._waits.length) await ctx._waits.shift();
+  host.done(0);
+};
+const finished = () => (current._waits === null ? host.done(0) : drain(current));
+const reply = (v) => {
+  const later = answer(v);
+  return later === undefined ? finished() : later.then(finished);
+};
 global("__lode_invoke", () => {
-  began = host.now();
-  const list = host.request(), waits = [];
-  const ctx = { waitUntil: (p) => void waits.push(Promise.resolve(p).catch((e) => host.log(8, "waitUntil: " + show(e)))), passThroughOnException() {}, props: {} };
-  current = { list, ctx };
-  const run = async () => {
-    await answer(await route(list, head(list, ":kind"), ctx));
-    while (waits.length) await waits.shift();
-  };
-  run().then(() => host.done(0), failure);
+  began = -1;
+  values = null;
+  const ctx = (current = new Context());
+  try {
+    const v = route(host.begin(), ctx), p = typeof v?.then === "function" ? v.then(reply) : reply(v);
+    if (p !== undefined) p.then(undefined, failure);
+  } catch (e) {
+    failure(e);
+  }
 });
-let current = { list: [], ctx: { waitUntil() {} } };
 global("__lode_complete", complete);
 
 global("__lode_describe", () => {
@@ -280,7 +313,7 @@ global("__lode_describe", () => {
 // warm runs what nearly every invocation runs, without the bundle's code, and
 // without a call of the host.
 global("__lode_warm", () => {
-  const r = new Request(internal, [":method", "POST", ":path", "/warm?a=1", "host", "localhost", "content-type", json]);
+  const r = new Request("http://localhost/warm?a=1", { method: "POST", headers: { "content-type": json } });
   const u = new URL(r.url);
   u.searchParams.get("a");
   r.headers.get("content-type");
@@ -364,9 +397,9 @@ global("__lode_sdk", {
   queue: (name) => methods(name), dataset: (name) => methods(name), service: (name) => binding(name),
   secret: async (name) => host.decode((await operate(ops.secret, [":key", name]))[1], false),
   config: async (name) => host.decode((await operate(ops.config, [":key", name]))[1], false),
-  self: () => ({ function: head(current.list, ":function"), namespace: head(current.list, ":namespace"), revision: head(current.list, ":revision"), id: head(current.list, ":id"),
-    attempt: Number(head(current.list, ":attempt") ?? 1), trigger: head(current.list, ":kind"), deadline: Number(head(current.list, ":deadline") ?? 0) }),
-  waitUntil: (p) => current.ctx.waitUntil(p),
+  self: () => ({ function: host.header(":function"), namespace: host.header(":namespace"), revision: host.header(":revision"), id: host.header(":id"),
+    attempt: Number(host.header(":attempt") ?? 1), trigger: host.header(":kind"), deadline: Number(host.header(":deadline") ?? 0) }),
+  waitUntil: (p) => current.waitUntil(p),
   recode: (bytes) => host.recode(bytes),
 });
 delete globalThis.__lode;
