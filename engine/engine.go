@@ -5,6 +5,8 @@ import (
 	"crypto/subtle"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +58,7 @@ type Engine struct {
 
 	mu     sync.Mutex
 	pools  map[*Pool]struct{}
+	loaded map[*Pool]struct{} // those with a program, or about to lose it
 	closed bool
 }
 
@@ -70,7 +73,7 @@ func New(c EngineConfig) *Engine {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	e := &Engine{c: c, key: macKey(c.Key), pools: map[*Pool]struct{}{}, done: make(chan struct{})}
+	e := &Engine{c: c, key: macKey(c.Key), pools: map[*Pool]struct{}{}, loaded: map[*Pool]struct{}{}, done: make(chan struct{})}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	go e.janitor()
 	return e
@@ -208,11 +211,22 @@ func (e *Engine) refill(p *Pool) {
 func (e *Engine) all() []*Pool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	ps := make([]*Pool, 0, len(e.pools))
-	for p := range e.pools {
-		ps = append(ps, p)
-	}
-	return ps
+	return slices.Collect(maps.Keys(e.pools))
+}
+
+// withProgram are the pools whose program may be loaded: of thousands of
+// revisions only those that were called lately.
+func (e *Engine) withProgram() []*Pool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.loaded))
+}
+
+// noteProgram says that p has a program.
+func (e *Engine) noteProgram(p *Pool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.loaded[p] = struct{}{}
 }
 
 // Stats are the sums over all pools.

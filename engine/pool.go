@@ -228,6 +228,7 @@ func (p *Pool) program(ctx context.Context) (Program, error) {
 	p.prog, p.used = prog, time.Now()
 	p.stats.Loads++
 	p.mu.Unlock()
+	p.e.noteProgram(p)
 	p.e.fit(p)
 	return prog, nil
 }
@@ -264,6 +265,7 @@ func (p *Pool) drop() int64 {
 	prog, old := p.prog, p.warm
 	p.prog, p.warm = nil, nil
 	p.mu.Unlock()
+	p.forget()
 	n := prog.Bytes()
 	for _, w := range old {
 		w.sb.Close()
@@ -272,6 +274,17 @@ func (p *Pool) drop() int64 {
 		p.e.c.Logger.Warn("program cannot be closed", "revision", p.c.Revision, "err", err)
 	}
 	return n
+}
+
+// forget takes p off the list of loaded pools, unless it was loaded again.
+func (p *Pool) forget() {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.prog == nil {
+		delete(p.e.loaded, p)
+	}
 }
 
 // fit drops the least recently used programs until the budget holds. keep is
@@ -284,7 +297,7 @@ func (e *Engine) fit(keep *Pool) {
 	}
 	var sum int64
 	var all []loaded
-	for _, p := range e.all() {
+	for _, p := range e.withProgram() {
 		p.mu.Lock()
 		if p.prog != nil {
 			l := loaded{p, p.used, p.prog.Bytes()}
@@ -334,6 +347,7 @@ func (p *Pool) Close() error {
 	p.drop()
 	p.e.mu.Lock()
 	delete(p.e.pools, p)
+	delete(p.e.loaded, p)
 	p.e.mu.Unlock()
 	return nil
 }

@@ -24,3 +24,10 @@ func handModule(locals int, code ...byte) []byte {
 }
 
 func leb(b []byte, n int) []byte { return binary.AppendUvarint(b, uint64(n)) }
+
+// WithInit is module with content in its section lode.init, as bundles for one
+// engine in wasm are made.
+func WithInit(module []byte, content string) []byte {
+	body := append(leb(nil, 9), "lode.init"+content...)
+	return append(append([]byte(nil), module...), append(leb([]byte{0}, len(body)), body...)...)
+}

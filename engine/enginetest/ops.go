@@ -42,6 +42,17 @@ func (s *suite) ops(t *testing.T) {
 			t.Errorf("%q %v", a.Body, err)
 		}
 	})
+	t.Run("hoard", func(t *testing.T) {
+		big := make([]byte, abi.MaxMessage-100)
+		host := &Host{Do: func(_ context.Context, _ abi.Op, _ lode.Message, done func(lode.Message, error)) {
+			done(lode.Message{Body: big}, nil)
+		}}
+		a := &Answer{}
+		err := p.Invoke(context.Background(), &engine.Invocation{Body: []byte("hoard"), Out: a, Host: host})
+		if err != nil || string(a.Body) != "12" { // eight are held
+			t.Errorf("%q, %s", a.Body, show(err))
+		}
+	})
 	t.Run("late", func(t *testing.T) { s.late(t, p) })
 	t.Run("slot", func(t *testing.T) {
 		slot := &slot{held: true}

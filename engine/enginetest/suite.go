@@ -242,11 +242,12 @@ func (s *suite) init(t *testing.T) {
 		}
 		last = random
 	}
-	with := func(content string) []byte {
-		body := append(leb(nil, 9), "lode.init"+content...)
-		return append(append([]byte(nil), C(t, "probe")...), append(leb([]byte{0}, len(body)), body...)...)
-	}
+	with := func(content string) []byte { return WithInit(C(t, "probe"), content) }
 	want(t, PoolOf(t, s.e, with("bundle"), engine.Config{}), "kept", "bundle")
+	want(t, PoolOf(t, s.e, with("another"), engine.Config{}), "kept", "another")
+	if k, ok := s.d.(engine.Keyer); ok && k.Key(with("bundle")) != k.Key(with("another")) {
+		t.Error("modules that differ in lode.init alone should share code")
+	}
 	_, err = s.e.Compile(context.Background(), &Source{Wasm: with("fail")}, Limits())
 	if e := lode.AsError(err); e == nil || e.Kind != lode.Invalid || e.Guest == nil || e.Guest.Type != "InitError" {
 		t.Errorf("a failing lode_init: %s", show(err))

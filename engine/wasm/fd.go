@@ -63,6 +63,7 @@ func (c *call) vectors(ptr, n uint64, f func(b []byte) (int, errno)) (sum uint32
 		return 0, eFault
 	}
 	for ; len(vec) > 0; vec = vec[8:] {
+		c.check() // buffers may be large, and the same one many times
 		b, ok := c.view(uint64(binary.LittleEndian.Uint32(vec)), uint64(binary.LittleEndian.Uint32(vec[4:])))
 		if !ok {
 			return sum, eFault

@@ -107,7 +107,7 @@ const maxLine = 64 << 10
 func lodeFail(c *call, s []uint64) {
 	text := c.need(s[0], s[1])
 	g := &lode.GuestError{}
-	if json.Unmarshal(text, g) != nil {
+	if len(text) > maxText || json.Unmarshal(text, g) != nil {
 		g = &lode.GuestError{Type: "error", Message: string(text[:min(len(text), maxLine)])}
 	}
 	c.failure = g

@@ -24,10 +24,16 @@ type ops struct {
 	open   map[uint32]*op // submitted and not taken
 	wait   int            // of them not complete
 	done   []uint32       // complete and not yet told, in order
+	held   int            // bytes of requests under way and results not taken
 }
+
+// maxHeld bounds what the operations of one invocation hold in the host: over
+// it submit answers TooMany, and results fail.
+const maxHeld = 8 * abi.MaxMessage
 
 type op struct {
 	cancel func()
+	bytes  int // counted in held
 	result []byte
 	status abi.Status
 	over   bool
@@ -54,11 +60,12 @@ func (o *ops) close() {
 	}
 }
 
-// add makes an operation, or returns 0 when too many are under way.
-func (o *ops) add(cancel func()) uint32 {
+// add makes an operation with a request of n bytes, or returns 0 when too many
+// are under way.
+func (o *ops) add(n int, cancel func()) uint32 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.open) >= abi.MaxOps {
+	if len(o.open) >= abi.MaxOps || o.held+n > maxHeld {
 		return 0
 	}
 	for {
@@ -67,7 +74,8 @@ func (o *ops) add(cancel func()) uint32 {
 			break
 		}
 	}
-	o.open[o.next] = &op{cancel: cancel}
+	o.open[o.next] = &op{cancel: cancel, bytes: n}
+	o.held += n
 	o.wait++
 	return o.next
 }
@@ -82,7 +90,12 @@ func (o *ops) complete(id uint32, m lode.Message, err error) {
 	if o.closed || p == nil || p.over {
 		return
 	}
-	p.over, p.result, p.status = true, result, status
+	o.held -= p.bytes
+	if o.held+len(result) > maxHeld {
+		result, status = encodeResult(lode.Message{}, lode.Errorf(lode.Overloaded, "%d bytes of results wait to be taken", o.held))
+	}
+	p.over, p.result, p.status, p.bytes = true, result, status, len(result)
+	o.held += p.bytes
 	o.wait--
 	o.done = append(o.done, id)
 	select {
@@ -178,7 +191,7 @@ func lodeSubmit(c *call, s []uint64) int32 {
 	if c.ops == nil {
 		c.ops = newOps(c.ctx)
 	}
-	id := c.start(kind, req)
+	id := c.start(kind, req, len(raw))
 	if id == 0 {
 		return abi.TooMany
 	}
@@ -196,15 +209,16 @@ func decodeMessage(raw []byte) (m lode.Message, err error) {
 	return m, err
 }
 
-// start begins an operation and returns its id, or 0.
-func (c *call) start(kind abi.Op, req lode.Message) uint32 {
+// start begins an operation with a request of n bytes and returns its id, or
+// 0.
+func (c *call) start(kind abi.Op, req lode.Message, n int) uint32 {
 	o := c.ops
 	switch kind {
 	case abi.OpBodyRead:
 		if c.stream == nil || len(c.body) > 0 {
 			return o.immediate()
 		}
-		id := o.add(nil)
+		id := o.add(0, nil)
 		if id != 0 {
 			c.stream.want(func() { o.complete(id, lode.Message{}, nil) })
 		}
@@ -213,7 +227,7 @@ func (c *call) start(kind abi.Op, req lode.Message) uint32 {
 		return c.startWrite()
 	case abi.OpSleep:
 		ctx, cancel := context.WithCancel(o.ctx)
-		id := o.add(cancel)
+		id := o.add(n, cancel)
 		if id == 0 {
 			cancel()
 			return 0
@@ -222,7 +236,7 @@ func (c *call) start(kind abi.Op, req lode.Message) uint32 {
 		return id
 	}
 	ctx, cancel := context.WithCancel(o.ctx)
-	id := o.add(cancel)
+	id := o.add(n, cancel)
 	if id == 0 {
 		cancel()
 		return 0
@@ -238,7 +252,7 @@ func (c *call) start(kind abi.Op, req lode.Message) uint32 {
 
 // immediate is an operation that is done already.
 func (o *ops) immediate() uint32 {
-	id := o.add(nil)
+	id := o.add(0, nil)
 	if id != 0 {
 		o.complete(id, lode.Message{}, nil)
 	}
@@ -249,7 +263,7 @@ func (o *ops) immediate() uint32 {
 // from this goroutine, so that is done now, outside of the computing time; the
 // guest sees a completed operation.
 func (c *call) startWrite() uint32 {
-	id := c.ops.add(nil)
+	id := c.ops.add(0, nil)
 	if id != 0 {
 		c.ops.complete(id, lode.Message{}, c.send())
 	}
@@ -352,6 +366,7 @@ func lodeTake(c *call, s []uint64) int32 {
 	}
 	if uint64(len(p.result)) <= uint64(uint32(s[2])) {
 		copy(c.need(s[1], uint64(len(p.result))), p.result)
+		o.held -= p.bytes
 		delete(o.open, uint32(s[0]))
 	}
 	return int32(len(p.result))

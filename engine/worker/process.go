@@ -5,8 +5,10 @@ import (
 	"context"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"lode"
 )
@@ -34,7 +36,7 @@ type process struct {
 func (d *Driver) start(ns lode.Namespace) (*process, error) {
 	p := &process{d: d, ns: ns, end: make(chan struct{}), asked: map[uint64]chan *frame{}, calls: map[uint64]*inbox{}}
 	p.cmd = exec.Command(d.c.Command[0], d.c.Command[1:]...)
-	p.cmd.Env = d.c.Env
+	p.cmd.Env = append(slices.Clone(d.c.Env), DirEnv+"="+d.dir)
 	isolate(p.cmd)
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
@@ -142,10 +144,11 @@ func (p *process) ask(ctx context.Context, f *frame) (*frame, error) {
 // tell sends what has no answer. Errors show at the reader.
 func (p *process) tell(f *frame, body ...[]byte) { p.w.send(f, body...) }
 
-// stop ends the worker and waits for it.
+// stop ends the worker and waits for it. It may tidy up first.
 func (p *process) stop() {
 	p.in.Close()
-	p.cmd.Process.Kill()
+	t := time.AfterFunc(p.d.c.Grace, p.kill)
+	defer t.Stop()
 	<-p.end
 }
 

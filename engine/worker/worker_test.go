@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}
-	d, err := wasm.New(wasm.Config{})
+	d, err := wasm.New(wasm.Config{Dir: os.Getenv(worker.DirEnv)})
 	if err == nil {
 		err = worker.Main(context.Background(), os.Stdin, os.Stdout, d)
 	}
