@@ -281,13 +281,13 @@ EXPORT(lode_invoke) int invoke(void) {
 	} else if (!strcmp(req, "hoard")) { // takes no result
 		char b[64];
 		const char *kv[] = {":address", "big"};
-		int failed = 0;
+		int held = 0;
 		for (int i = 0; i < 20; i++) {
 			uint32_t done[3];
 			lode_submit(1, b, message(b, 1, kv));
-			if (lode_wait(-1, done) == 1 && done[1] == 12) failed++;
+			if (lode_wait(-1, done) == 1 && done[1] == 0) held++;
 		}
-		snprintf(line, sizeof line, "%d", failed);
+		snprintf(line, sizeof line, "%d", held);
 		put(line);
 	} else if (!strcmp(req, "badwindow")) { // reads a window whose file was cut
 		unsigned char *p = window(4 << 20);
