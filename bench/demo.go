@@ -173,7 +173,7 @@ func (r *runner) demoJob(ctx context.Context, s *site, b *bucket, j demoJob) ([]
 	if err != nil {
 		return nil, err
 	}
-	first, err := r.firstGeneration(ctx, s, b, j.dataset, name, j.role == "spam")
+	first, err := r.firstGeneration(ctx, s, b, j.dataset, name)
 	if err != nil {
 		return nil, err
 	}

@@ -84,9 +84,8 @@ type generation struct {
 
 // firstGeneration does the job as first-generation serverless does: the shards
 // are in the bucket; an invocation for each fetches its shard over HTTP and
-// writes its partial result back; then the partials are fetched and merged. named
-// says that the function must know the names and borders of the files.
-func (r *runner) firstGeneration(ctx context.Context, s *site, b *bucket, set, function lode.Name, named bool) (*generation, error) {
+// writes its partial result back; then the partials are fetched and merged.
+func (r *runner) firstGeneration(ctx context.Context, s *site, b *bucket, set, function lode.Name) (*generation, error) {
 	m, err := s.GetManifest(ctx, set, 0)
 	if err != nil {
 		return nil, err
@@ -97,14 +96,12 @@ func (r *runner) firstGeneration(ctx context.Context, s *site, b *bucket, set, f
 			return nil, err
 		}
 	}
-	if named {
-		idx, err := s.indexes(ctx, set, m.Shards)
-		if err != nil {
-			return nil, err
-		}
-		for i := range work {
-			work[i].Index = idx[i]
-		}
+	idx, err := s.indexes(ctx, set, m.Shards)
+	if err != nil {
+		return nil, err
+	}
+	for i := range work {
+		work[i].Index = idx[i]
 	}
 	for i := range 2 { // a warm-up, as the other ways have
 		g, err := b.round(ctx, s, function, work)

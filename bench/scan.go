@@ -188,16 +188,28 @@ func (s *site) job(ctx context.Context, spec api.JobSpec) (time.Duration, api.Jo
 
 // put uploads files as a dataset.
 func (s *site) put(ctx context.Context, name lode.Name, o api.PutOptions, files []string) error {
-	u := &uploads{paths: files}
+	u := &uploads{paths: files, root: commonFolder(files)}
 	defer u.close()
 	_, err := s.PutDataset(ctx, name, o, u)
 	return err
 }
 
-// uploads yields files of this machine, named by their last two elements.
+// uploads yields files of this machine, named by their paths below root.
 type uploads struct {
+	root  string
 	paths []string
 	open  *os.File
+}
+
+// commonFolder is the deepest folder that all paths are in.
+func commonFolder(paths []string) string {
+	root := filepath.Dir(paths[0])
+	for _, p := range paths {
+		for !strings.HasPrefix(p, root+string(filepath.Separator)) && root != filepath.Dir(root) {
+			root = filepath.Dir(root)
+		}
+	}
+	return root
 }
 
 // Next opens the next file.
@@ -217,7 +229,8 @@ func (u *uploads) Next() (string, int64, io.Reader, error) {
 	if err != nil {
 		return "", 0, nil, err
 	}
-	return filepath.ToSlash(filepath.Join(filepath.Base(filepath.Dir(p)), filepath.Base(p))), st.Size(), f, nil
+	name, err := filepath.Rel(u.root, p)
+	return filepath.ToSlash(name), st.Size(), f, err
 }
 
 func (u *uploads) close() {

@@ -14,6 +14,7 @@ import (
 	"lode/api"
 	"lode/catalog"
 	"lode/data"
+	"lode/invoke"
 )
 
 // apps is what is deployed, for the management door.
@@ -46,6 +47,13 @@ func (a apps) Deploy(ctx context.Context, ns lode.Namespace, app lode.App, o api
 	expect, err := expected(o.IfMatch)
 	if err != nil {
 		return api.Plan{}, err
+	}
+	for name, f := range app.Functions {
+		for _, sch := range f.Schedules {
+			if err := invoke.CheckSchedule(sch); err != nil {
+				return api.Plan{}, named(err, "function %s", name)
+			}
+		}
 	}
 	co := catalog.DeployOptions{Plan: true, Prune: o.Prune, Expect: expect, By: by(ctx)}
 	plan, err := a.catalog.Deploy(ctx, ns, app, co)
@@ -158,12 +166,12 @@ func (a apps) item(e *catalog.Entry) api.Item {
 // in one pass over what is in memory.
 func (a apps) called(ns lode.Namespace, items []api.Item) []api.Item {
 	rates, last := map[lode.Name]float64{}, map[lode.Name]time.Time{}
-	for _, t := range a.telemetry.Top(ns) {
-		rates[t.Function] = t.Rate * 60
+	for _, t := range a.telemetry.Top(string(ns)) {
+		rates[lode.Name(t.Function)] = t.Rate * 60
 	}
-	for _, r := range a.telemetry.Recent(ns, "", math.MaxInt) {
-		if _, ok := last[r.Function]; !ok { // newest first
-			last[r.Function] = r.End
+	for _, r := range a.telemetry.Recent(string(ns), "", math.MaxInt) {
+		if _, ok := last[lode.Name(r.Function)]; !ok { // newest first
+			last[lode.Name(r.Function)] = r.End
 		}
 	}
 	for i := range items {

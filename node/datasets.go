@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"slices"
-	"time"
 
 	"lode"
 	"lode/api"
@@ -151,7 +150,7 @@ func (d datasets) RemoveVersion(ctx context.Context, ns lode.Namespace, name lod
 // CollectDatasets frees what nothing names. The grace protects uploads and
 // jobs under way.
 func (d datasets) CollectDatasets(ctx context.Context, _ lode.Namespace) (api.Collected, error) {
-	c, err := d.data.Collect(ctx, time.Hour, d.jobs.Roots)
+	c, err := d.data.Collect(ctx, data.DefaultGrace, d.jobs.Roots)
 	return api.Collected{Blobs: c.Blobs, Bytes: c.Bytes}, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"lode/catalog"
 	"lode/data"
 	"lode/gateway"
+	"lode/internal/telemetry"
 	"lode/store"
 )
 
@@ -41,6 +42,13 @@ type checkTokens struct{ t *tokens }
 func (c checkTokens) Check(ctx context.Context, token string) (gateway.Grant, error) {
 	g, err := c.t.Authenticate(ctx, token)
 	return gateway.Grant{Role: gateway.Role(g.Role), Namespace: g.Namespace}, err
+}
+
+// tails lets the gateway find what an invocation logged.
+type tails struct{ t *telemetry.Telemetry }
+
+func (t tails) Tail(ctx context.Context, ns lode.Namespace, id lode.InvocationID, max int) []byte {
+	return t.t.Tail(ctx, string(ns), string(id), max)
 }
 
 // registers are data's pointers in a table of the bus.
@@ -104,5 +112,6 @@ func openCatalog(ctx context.Context, n *Node) (*catalog.Catalog, error) {
 var (
 	_ gateway.Directory = directory{}
 	_ gateway.Tokens    = checkTokens{}
+	_ gateway.Logs      = tails{}
 	_ data.Registers    = registers{}
 )

@@ -167,7 +167,7 @@ func (n *Node) openDir(context.Context) (err error) {
 
 func (n *Node) openTelemetry(ctx context.Context) (err error) {
 	n.telemetry, err = telemetry.Open(ctx, telemetry.Config{Dir: n.dir.file("logs"), Endpoint: n.cfg.OTLP, Node: n.cfg.Name, Version: n.cfg.Version,
-		Sandboxes: func(ns lode.Namespace, name lode.Name) (int, int) { return n.pools.count(ns, name) }, Log: n.cfg.Logger})
+		Sandboxes: func(ns, name string) (int, int) { return n.pools.count(lode.Namespace(ns), lode.Name(name)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -286,7 +286,12 @@ func (n *Node) openInvoke(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.opened("invoke", plain(n.invoke.Close))
+	n.opened("invoke", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, shutdownWait)
+		defer cancel()
+		n.invoke.Drain(ctx) // what is cut is run again at the next start
+		return n.invoke.Close()
+	})
 	stop := n.catalog.Watch(n.pools.changed)
 	n.opened("watch", func(context.Context) error { stop(); return nil })
 	n.pools.changed(n.catalog.Generation())
@@ -304,7 +309,7 @@ func (n *Node) openData(ctx context.Context) error {
 
 func (n *Node) openGateway(context.Context) (err error) {
 	n.gateway, err = gateway.New(gateway.Config{Node: n.cfg.Name, Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
-		Logs: n.telemetry, Manage: n.manage(), Metrics: n.telemetry.Metrics(), Refused: n.telemetry.Refused, Log: n.cfg.Logger})
+		Logs: tails{n.telemetry}, Manage: n.manage(), Metrics: n.telemetry.Metrics(), Refused: func(k lode.Kind) { n.telemetry.Refused(string(k)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func (p *pools) get(rev *lode.Revision) (*pooled, error) {
 		if err != nil {
 			return nil, err
 		}
-		e = &pooled{rev: rev, pool: pool, seen: p.n.telemetry.Function(id, rev.Namespace, rev.Name)}
+		e = &pooled{rev: rev, pool: pool, seen: p.n.telemetry.Function(id, string(rev.Namespace), string(rev.Name))}
 		p.byID[id] = e
 	}
 	p.byPtr.Store(rev, e)
@@ -101,7 +101,7 @@ func (p *pools) changed(uint64) {
 	}
 	p.mu.Unlock()
 	for _, e := range gone {
-		p.n.telemetry.Forget(e.rev.Namespace, e.rev.Name)
+		p.n.telemetry.Forget(string(e.rev.Namespace), string(e.rev.Name))
 		if err := e.pool.Close(); err != nil {
 			p.n.cfg.Logger.Warn("close the pool of a removed function", "revision", e.rev.ID(), "err", err)
 		}
@@ -123,7 +123,7 @@ func (p *pools) drop(rev *lode.Revision) {
 	p.mu.Unlock()
 	p.byPtr.Delete(rev)
 	if e != nil {
-		p.n.telemetry.Forget(rev.Namespace, rev.Name)
+		p.n.telemetry.Forget(string(rev.Namespace), string(rev.Name))
 		if err := e.pool.Close(); err != nil {
 			p.n.cfg.Logger.Warn("close the pool of a job", "revision", rev.ID(), "err", err)
 		}
@@ -208,10 +208,10 @@ func (p *pools) Done(r *invoke.Record) {
 	if err != nil {
 		return
 	}
-	t := telemetry.Record{ID: r.ID, Trace: telemetry.TraceOf(r.Trace.ID, r.Trace.Span, r.Trace.Parent, r.Trace.Sampled), Trigger: r.Request.Trigger, Attempt: r.Request.Attempt,
-		Arrived: r.Start, End: r.End, Usage: r.Usage, Status: r.Status, Caller: r.Request.Caller, Method: r.Request.Method, Path: r.Request.Path}
+	t := telemetry.Record{ID: string(r.ID), Trace: telemetry.TraceOf(r.Trace.ID, r.Trace.Span, r.Trace.Parent, r.Trace.Sampled), Trigger: string(r.Request.Trigger), Attempt: r.Request.Attempt,
+		Arrived: r.Start, End: r.End, Usage: telemetry.Usage(r.Usage), Status: r.Status, Caller: r.Request.Caller, Method: r.Request.Method, Path: r.Request.Path}
 	if r.Err != nil {
-		t.Kind, t.Detail = r.Err.Kind, r.Err.Detail
+		t.Kind, t.Detail = string(r.Err.Kind), r.Err.Detail
 	}
 	e.seen.Done(&t)
 }
@@ -222,7 +222,7 @@ func (p *pools) Line(l *invoke.Line) {
 	if err != nil {
 		return
 	}
-	e.seen.Log(l.ID, slog.Level(l.Level), string(l.Text))
+	e.seen.Log(string(l.ID), slog.Level(l.Level), string(l.Text))
 }
 
 var (

@@ -20,9 +20,9 @@ import (
 type logs struct{ *Node }
 
 func (l logs) ReadLogs(ctx context.Context, ns lode.Namespace, f api.LogFilter, see func(api.LogLine) error) error {
-	filter := telemetry.Filter{Namespace: ns, Function: f.Name, Invocation: f.Invocation, Since: f.Since, Grep: f.Grep, Tail: f.Tail, Follow: f.Follow}
+	filter := telemetry.Filter{Namespace: string(ns), Function: string(f.Name), Invocation: string(f.Invocation), Since: f.Since, Grep: f.Grep, Tail: f.Tail, Follow: f.Follow}
 	if f.Job != "" {
-		filter.Function = lode.Name(f.Job)
+		filter.Function = f.Job
 	}
 	for line, err := range l.telemetry.Logs(ctx, filter) {
 		if err != nil {
@@ -36,7 +36,7 @@ func (l logs) ReadLogs(ctx context.Context, ns lode.Namespace, f api.LogFilter, 
 }
 
 func (l logs) wire(t telemetry.Line) api.LogLine {
-	out := api.LogLine{At: t.Time, Node: l.cfg.Name, Name: t.Function, Invocation: t.Invocation, Level: strings.ToLower(t.Level.String()), Text: t.Text}
+	out := api.LogLine{At: t.Time, Node: l.cfg.Name, Name: lode.Name(t.Function), Invocation: lode.InvocationID(t.Invocation), Level: strings.ToLower(t.Level.String()), Text: t.Text}
 	if _, rev, ok := strings.Cut(t.Revision, "@"); ok {
 		out.Rev, _ = strconv.Atoi(rev)
 	}
@@ -55,12 +55,13 @@ func (c cluster) Top(_ context.Context, ns lode.Namespace) (api.Top, error) {
 			queued[l.Function] = l.Queued
 		}
 	}
-	for _, t := range c.telemetry.Top(ns) {
-		row := api.TopRow{Name: t.Function, Rate: t.Rate, P50: t.P50, P99: t.P99, Busy: t.Busy, Warm: t.Warm, Queued: queued[t.Function], CPU: t.CPU, Memory: t.Memory}
+	for _, t := range c.telemetry.Top(string(ns)) {
+		name := lode.Name(t.Function)
+		row := api.TopRow{Name: name, Rate: t.Rate, P50: t.P50, P99: t.P99, Busy: t.Busy, Warm: t.Warm, Queued: queued[name], CPU: t.CPU, Memory: t.Memory}
 		if t.Calls > 0 {
 			row.Errors = t.Rate * float64(t.Errors) / float64(t.Calls)
 		}
-		if e, ok := c.catalog.Lookup(ns, t.Function); ok && e.Live != nil {
+		if e, ok := c.catalog.Lookup(ns, name); ok && e.Live != nil {
 			row.Rev = e.Live.Number
 		}
 		out.CPU += t.CPU
@@ -121,7 +122,7 @@ func vcsRevision() string {
 
 // Explain tells how an invocation or a job went, or why a name is as it is.
 func (c cluster) Explain(ctx context.Context, ns lode.Namespace, ref string) (api.Explanation, error) {
-	if rs := c.telemetry.Find(ns, ref); len(rs) > 0 {
+	if rs := c.telemetry.Find(string(ns), ref); len(rs) > 0 {
 		return c.explainCalls(ctx, ns, ref, rs), nil
 	}
 	if call, err := c.invoke.GetCall(ctx, ns, lode.InvocationID(ref), 0); err == nil {
@@ -149,15 +150,15 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 	for i := len(rs) - 1; i >= 0; i-- { // oldest first
 		r := rs[i]
 		for _, p := range r.Timeline() {
-			st := api.Step{At: r.Arrived.Add(p.Began), Took: p.Took, What: string(r.Function) + " " + p.Name}
+			st := api.Step{At: r.Arrived.Add(p.Began), Took: p.Took, What: r.Function + " " + p.Name}
 			if p.Kind != "" {
-				st.Why = string(p.Kind)
+				st.Why = p.Kind
 			}
 			out.Steps = append(out.Steps, st)
 		}
 	}
 	u := last.Usage
-	out.Facts["invocation"], out.Facts["trace"], out.Facts["revision"] = string(last.ID), last.Trace.ID(), last.Revision
+	out.Facts["invocation"], out.Facts["trace"], out.Facts["revision"] = last.ID, last.Trace.ID(), last.Revision
 	out.Facts["node"] = c.cfg.Name + ": the only one"
 	out.Facts["cpu"] = u.CPU.String()
 	out.Facts["memory"] = bytesText(u.Memory)
@@ -165,7 +166,7 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 	if !u.Clean {
 		out.Facts["effects"] = "something left the sandbox before the answer"
 	}
-	logs{c.Node}.ReadLogs(ctx, ns, api.LogFilter{Invocation: last.ID, Tail: 50}, func(l api.LogLine) error {
+	logs{c.Node}.ReadLogs(ctx, ns, api.LogFilter{Invocation: lode.InvocationID(last.ID), Tail: 50}, func(l api.LogLine) error {
 		out.Logs = append(out.Logs, l)
 		return nil
 	})
@@ -196,8 +197,8 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 			out.Steps = append(out.Steps, api.Step{What: fmt.Sprintf("alias %s: %d%% to revision %d", a.Name, t.Weight, t.Rev)})
 		}
 	}
-	for _, r := range c.telemetry.Recent(ns, name, 5) {
-		out.Steps = append(out.Steps, api.Step{At: r.Arrived, Took: r.End.Sub(r.Arrived), What: "invocation " + string(r.ID), Why: string(r.Kind)})
+	for _, r := range c.telemetry.Recent(string(ns), string(name), 5) {
+		out.Steps = append(out.Steps, api.Step{At: r.Arrived, Took: r.End.Sub(r.Arrived), What: "invocation " + r.ID, Why: r.Kind})
 	}
 	return out, nil
 }

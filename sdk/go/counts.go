@@ -3,6 +3,7 @@ package lode
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -66,17 +67,30 @@ func (c Counts) Merge(b Counts) Counts {
 func (c Counts) MarshalJSON() ([]byte, error) { return c.appendJSON(nil), nil }
 
 func (c Counts) appendJSON(b []byte) []byte {
+	return c.appendKeys(b, func(yield func(string, int) bool) {
+		for _, k := range slices.Sorted(maps.Keys(c)) {
+			if !yield(k, c[k]) {
+				return
+			}
+		}
+	})
+}
+
+// appendUnsorted is appendJSON with the keys in no order.
+func (c Counts) appendUnsorted(b []byte) []byte { return c.appendKeys(b, maps.All(c)) }
+
+func (c Counts) appendKeys(b []byte, all iter.Seq2[string, int]) []byte {
 	if b == nil {
 		b = make([]byte, 0, 2+16*len(c))
 	}
 	b = append(b, '{')
-	for i, k := range slices.Sorted(maps.Keys(c)) {
-		if i > 0 {
+	for k, n := range all {
+		if len(b) > 1 {
 			b = append(b, ',')
 		}
 		b = appendString(b, k)
 		b = append(b, ':')
-		b = strconv.AppendInt(b, int64(c[k]), 10)
+		b = strconv.AppendInt(b, int64(n), 10)
 	}
 	return append(b, '}')
 }

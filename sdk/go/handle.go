@@ -1,6 +1,7 @@
 package lode
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ type export struct {
 	triggers []string
 	run      handler
 	merge    handler // jobs
+	native   string  // jobs: the built-in reducer that does what merge does, or ""
 }
 
 // registry holds what main registered.
@@ -137,7 +139,7 @@ func (r *registry) describe() ([]byte, error) {
 		d.Functions = append(d.Functions, describedEntry{Name: e.name, Triggers: e.triggers})
 	}
 	for _, e := range r.jobs {
-		d.Jobs = append(d.Jobs, describedEntry{Name: e.name, Reduce: "guest"})
+		d.Jobs = append(d.Jobs, describedEntry{Name: e.name, Reduce: cmp.Or(e.native, "guest")})
 	}
 	return json.Marshal(d)
 }

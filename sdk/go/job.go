@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -164,8 +165,11 @@ func JobNamed[R any](name string, m func(ctx context.Context, s *Shard) (R, erro
 		if err != nil {
 			return err
 		}
+		if c, ok := any(r).(Counts); ok { // whoever merges sorts: no need to do it for each shard
+			return v.port.respond(v, 200, []pair{{"content-type", "application/json"}}, c.appendUnsorted(nil))
+		}
 		return answer(v, r)
-	}, merge: func(v *invocation) error {
+	}, native: nativeMerge(merge), merge: func(v *invocation) error {
 		body, err := v.body()
 		if err != nil {
 			return err
@@ -176,6 +180,16 @@ func JobNamed[R any](name string, m func(ctx context.Context, s *Shard) (R, erro
 		}
 		return answer(v, merge(a, b))
 	}})
+}
+
+// nativeMerge names the built-in reducer that does the same as merge, or "".
+// The node then merges without the guest, at the speed of the machine.
+func nativeMerge(merge any) string {
+	f, ok := merge.(func(a, b Counts) Counts)
+	if ok && reflect.ValueOf(f).Pointer() == reflect.ValueOf(Counts.Merge).Pointer() {
+		return "merge"
+	}
+	return ""
 }
 
 // partials splits a merge body: u32 length of a, a, b.

@@ -36,7 +36,7 @@ var first sync.Once
 func begin() {
 	outer := false
 	first.Do(func() { outer = true })
-	if !outer || testing() {
+	if !outer || underTest() {
 		return
 	}
 	collected := make(chan struct{})
@@ -49,8 +49,8 @@ func begin() {
 	os.Exit(0)
 }
 
-// testing reports whether this is a test binary, which has a main of its own.
-func testing() bool { return strings.HasSuffix(strings.TrimSuffix(os.Args[0], ".exe"), ".test") }
+// underTest reports whether this is a test binary, which has a main of its own.
+func underTest() bool { return strings.HasSuffix(strings.TrimSuffix(os.Args[0], ".exe"), ".test") }
 
 // listen serves the registrations on $PORT until a signal.
 func listen() error {

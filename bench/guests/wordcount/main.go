@@ -20,12 +20,20 @@ func main() {
 
 func count(_ context.Context, s *lode.Shard) (lode.Counts, error) {
 	c := lode.Counts{}
-	c.AddWords(s.Bytes)
+	for file := range s.Records() {
+		c.AddWords(file)
+	}
 	return c, nil
 }
 
-// Work is where a shard is fetched from and where its counts go.
-type Work struct{ Get, Put string }
+// Work is where a shard is fetched from, where its files end, and where its
+// counts go.
+type Work struct {
+	Get, Put string
+	Index    struct {
+		Ends []int `json:"ends"`
+	}
+}
 
 // Done is what one invocation of fetchCount moved.
 type Done struct{ In, Out int }
@@ -35,8 +43,11 @@ func fetchCount(ctx context.Context, w Work) (Done, error) {
 	if err != nil {
 		return Done{}, err
 	}
-	c := lode.Counts{}
-	c.AddWords(shard)
+	c, from := lode.Counts{}, 0
+	for _, end := range w.Index.Ends {
+		c.AddWords(shard[from:end])
+		from = end
+	}
 	partial, err := json.Marshal(c)
 	if err != nil {
 		return Done{}, err
