@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -197,6 +198,25 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%s %q hint %q; want %s %q hint %q", e.Kind, e.Detail, e.Hint, tt.kind, tt.want, tt.hint)
 			}
 		})
+	}
+}
+
+// TestGoNative builds a function for this machine, as go run does, in a folder
+// with the go.mod that GoModule gives.
+func TestGoNative(t *testing.T) {
+	cache := filepath.Join(t.TempDir(), "cache")
+	mod, err := GoModule("hello", cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := folder(t, "hello", map[string]string{"main.go": helloGo, "go.mod": mod})
+	cmd := exec.Command("go", "build", "-o", filepath.Join(t.TempDir(), "hello"), ".")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if a := build(t, Source{Path: dir, Cache: cache}); a.Contract != lode.ContractHandler {
+		t.Errorf("contract %s", a.Contract)
 	}
 }
 

@@ -320,7 +320,7 @@ func (b *builder) writeModule(ctx context.Context, tool, file string, text, sums
 
 // overlay gives a folder without go.mod one that only this build sees.
 func (b *builder) overlay(unpacked string, m module) ([]string, error) {
-	mod := "module " + m.path + "\n\ngo 1.26\n\nrequire lode v0.0.0\n\nreplace lode => " + strconv.Quote(unpacked) + "\n"
+	mod := goModule(m.path, unpacked)
 	sum := blake3.Sum256([]byte(m.root + "\x00" + mod))
 	base := filepath.Join(b.cache, "overlay-"+lode.Digest(sum).Short())
 	over, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(m.root, "go.mod"): base + ".mod"}})
@@ -334,4 +334,23 @@ func (b *builder) overlay(unpacked string, m module) ([]string, error) {
 		return nil, lode.Errorf(lode.Full, "the build cache: %w", err)
 	}
 	return []string{"-overlay=" + base + ".json"}, nil
+}
+
+// GoModule is a go.mod for a folder of Go functions, so that editors and
+// `go run .` find the SDK too: it points at the SDK unpacked below cache (empty:
+// as in Source). Building does not need it, and replaces what it points at.
+func GoModule(name lode.Name, cache string) (string, error) {
+	b, err := newBuilder(Source{Path: ".", Cache: cache})
+	if err != nil {
+		return "", err
+	}
+	unpacked, err := sdk.Unpack(b.cache)
+	if err != nil {
+		return "", lode.Errorf(lode.Full, "the build cache: %w", err)
+	}
+	return goModule("function/"+string(name), unpacked), nil
+}
+
+func goModule(path, unpacked string) string {
+	return "module " + path + "\n\ngo 1.26\n\nrequire lode v0.0.0\n\nreplace lode => " + strconv.Quote(unpacked) + "\n"
 }
