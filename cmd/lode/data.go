@@ -56,7 +56,7 @@ visible at once, or nothing does.`,
 				return err
 			}
 			t := &table{}
-			t.add(string(d.Name), fmt.Sprintf("version %d", d.Version), fmt.Sprintf("%d shards", d.Shards), size(d.Bytes), fmt.Sprintf("%s %s", count(d.Count), recordWord(d.Records)))
+			t.add(string(d.Name), fmt.Sprintf("version %d", d.Version), plural(d.Shards, "shard"), size(d.Bytes), fmt.Sprintf("%s %s", count(d.Count), recordWord(d.Records)))
 			return c.show(d, t)
 		},
 	}
@@ -287,7 +287,7 @@ func (c *cli) dataGet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.say("%d files, %s, in %s", files, size(bytes), dir)
+			c.say("%s, %s, in %s", plural(files, "file"), size(bytes), dir)
 			return nil
 		},
 	}
@@ -374,7 +374,7 @@ func (c *cli) dataGC() *cobra.Command {
 				return err
 			}
 			t := &table{}
-			t.add(fmt.Sprintf("freed %s: %d versions, %d blobs", size(v.Bytes), v.Versions, v.Blobs))
+			t.add(fmt.Sprintf("freed %s: %s, %s", size(v.Bytes), plural(v.Versions, "version"), plural(v.Blobs, "blob")))
 			return c.show(v, t)
 		},
 	}

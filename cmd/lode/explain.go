@@ -32,7 +32,7 @@ func (c *cli) explainCmd() *cobra.Command {
 }
 
 func (c *cli) printExplanation(v api.Explanation) error {
-	fmt.Fprintln(c.out, v.Summary)
+	fmt.Fprintf(c.out, "%s: %s\n", v.Ref, v.Summary)
 	t := &table{}
 	for _, s := range v.Steps {
 		at, took := "", ""

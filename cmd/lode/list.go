@@ -167,7 +167,7 @@ func datasetRows(t *table, d *api.Dataset) {
 	}
 	t.add("version", fmt.Sprintf("%d, %s ago", d.Version, ago(d.Created)))
 	t.add("records", fmt.Sprintf("%s %s", count(d.Count), d.Records))
-	t.add("bytes", fmt.Sprintf("%s in %d shards", size(d.Bytes), d.Shards))
+	t.add("bytes", size(d.Bytes)+" in "+plural(d.Shards, "shard"))
 	var kept []string
 	for _, v := range d.Versions {
 		kept = append(kept, fmt.Sprint(v))

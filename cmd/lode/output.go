@@ -234,3 +234,11 @@ func dash(s string) string {
 	}
 	return s
 }
+
+// plural is "1 shard", "2 shards".
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
