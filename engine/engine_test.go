@@ -197,3 +197,36 @@ func TestClose(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// slow is a Source that gives its module when it is told to.
+type slow struct {
+	enginetest.Source
+	gate chan struct{}
+}
+
+// Module implements engine.Source.
+func (s *slow) Module(ctx context.Context) ([]byte, error) {
+	<-s.gate
+	return s.Source.Module(ctx)
+}
+
+// TestGiveUp: a caller who gives up while the program is loaded gets its
+// error, and the load serves the next one.
+func TestGiveUp(t *testing.T) {
+	src := &slow{Source: enginetest.Source{Wasm: enginetest.C(t, "echo"), Cache: true}, gate: make(chan struct{})}
+	p := newPool(t, newEngine(t, engine.EngineConfig{Key: enginetest.Key()}), src, enginetest.Limits())
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(5*time.Millisecond, cancel)
+	if err := p.Invoke(ctx, &engine.Invocation{Out: &enginetest.Answer{}}); lode.KindOf(err) != lode.Cancelled {
+		t.Error(err)
+	}
+	err := p.Invoke(context.Background(), &engine.Invocation{Out: &enginetest.Answer{}, Deadline: time.Now().Add(5 * time.Millisecond)})
+	if lode.KindOf(err) != lode.Deadline {
+		t.Error(err)
+	}
+	close(src.gate)
+	call(t, p)
+	if s := p.Stats(); s.Loads != 1 || src.Loads != 1 {
+		t.Errorf("%+v, %d reads", s, src.Loads)
+	}
+}

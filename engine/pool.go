@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -20,16 +21,22 @@ type Pool struct {
 	c   Config
 	src Source
 
-	loading chan struct{} // holds a token while the program is loaded
-
 	mu     sync.Mutex
-	prog   Program // nil: not loaded
-	warm   []warm  // a stack: the last one used is the first taken
+	prog   Program  // nil: not loaded
+	load   *loading // nil: nobody loads it now
+	warm   []warm   // a stack: the last one used is the first taken
 	busy   int
 	used   time.Time
 	closed bool
 	idle   *sync.Cond // busy == 0
 	stats  Stats
+}
+
+// loading is a load under way. It belongs to the pool, not to who asked for it
+// first: a caller who gives up does not throw it away.
+type loading struct {
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 type warm struct {
@@ -67,7 +74,7 @@ func (s *Stats) add(o Stats) {
 // Pool makes the pool of one revision. Nothing is loaded until it is needed:
 // by Invoke, or by Limits.ScaleMin. Close it when the revision is gone.
 func (e *Engine) Pool(c Config, src Source) (*Pool, error) {
-	p := &Pool{loading: make(chan struct{}, 1), e: e, c: c, src: src, used: time.Now()}
+	p := &Pool{e: e, c: c, src: src, used: time.Now()}
 	p.idle = sync.NewCond(&p.mu)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -92,12 +99,8 @@ func (p *Pool) Warm(ctx context.Context, n int) error {
 		if enough {
 			return nil
 		}
-		if err := p.enter(); err != nil {
-			return err
-		}
-		sb, err := p.make(ctx)
+		sb, _, err := p.take(ctx, true)
 		if err != nil {
-			p.leave()
 			return err
 		}
 		p.mu.Lock()
@@ -113,7 +116,7 @@ func (p *Pool) Warm(ctx context.Context, n int) error {
 func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
 	inv.ExitCode = 0
 	inv.Reply = Reply{Head: inv.Reply.Head[:0], Body: inv.Reply.Body[:0]}
-	sb, cold, err := p.take(ctx)
+	sb, cold, err := p.takeUntil(ctx, inv.Deadline)
 	if err != nil {
 		return err
 	}
@@ -127,25 +130,59 @@ func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
 	return inv.Flush()
 }
 
-// take hands out a clean sandbox and counts it as busy.
-func (p *Pool) take(ctx context.Context) (sb Sandbox, cold bool, err error) {
+// takeUntil is take within a deadline, which matters only where none is warm.
+func (p *Pool) takeUntil(ctx context.Context, deadline time.Time) (sb Sandbox, cold bool, err error) {
+	if sb := p.pop(); sb != nil {
+		return sb, false, nil
+	}
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	return p.take(ctx, false)
+}
+
+// pop hands out the sandbox that was used last, if one is warm, and counts it
+// as busy.
+func (p *Pool) pop() (sb Sandbox) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.warm)
+	if n == 0 || p.closed {
+		return nil
+	}
+	sb = p.warm[n-1].sb
+	p.warm[n-1] = warm{}
+	p.warm = p.warm[:n-1]
+	p.busy++
+	return sb
+}
+
+// take hands out a clean sandbox and counts it as busy; a new one if fresh is
+// set and the program is there. cold says that somebody had to wait for it.
+func (p *Pool) take(ctx context.Context, fresh bool) (sb Sandbox, cold bool, err error) {
 	if err := p.enter(); err != nil {
 		return nil, false, err
 	}
-	p.mu.Lock()
-	if n := len(p.warm); n > 0 {
-		sb = p.warm[n-1].sb
-		p.warm[n-1] = warm{}
-		p.warm = p.warm[:n-1]
-		p.mu.Unlock()
-		return sb, false, nil
+	defer p.leave() // pop and the end below count for themselves
+	loaded, err := p.await(ctx)
+	if err != nil {
+		return nil, true, err
 	}
-	p.mu.Unlock()
+	if loaded || !fresh {
+		if sb := p.pop(); sb != nil {
+			return sb, true, nil
+		}
+	}
 	sb, err = p.make(ctx)
 	if err != nil {
-		p.leave()
+		return nil, true, err
 	}
-	return sb, true, err
+	p.mu.Lock()
+	p.busy++
+	p.mu.Unlock()
+	return sb, true, nil
 }
 
 // give takes a sandbox back, cleans it, and counts it as idle.
@@ -190,12 +227,12 @@ func (p *Pool) leaveLocked() {
 	}
 }
 
-// make makes a sandbox. The caller has entered, so that the program stays.
+// make makes a sandbox of the loaded program. The caller has entered, so that
+// the program stays.
 func (p *Pool) make(ctx context.Context) (Sandbox, error) {
-	prog, err := p.program(ctx)
-	if err != nil {
-		return nil, err
-	}
+	p.mu.Lock()
+	prog := p.prog
+	p.mu.Unlock()
 	sb, err := prog.Sandbox(ctx)
 	if err != nil {
 		return nil, err
@@ -206,37 +243,64 @@ func (p *Pool) make(ctx context.Context) (Sandbox, error) {
 	return sb, nil
 }
 
-// program is the loaded program. Of many callers one loads it.
-func (p *Pool) program(ctx context.Context) (Program, error) {
-	if prog := p.loaded(); prog != nil {
-		return prog, nil
-	}
-	select {
-	case p.loading <- struct{}{}:
-		defer func() { <-p.loading }()
-	case <-ctx.Done():
-		return nil, lode.Errorf(lode.Cancelled, "waiting for %s: %w", p.c.Revision, ctx.Err())
-	}
-	if prog := p.loaded(); prog != nil {
-		return prog, nil
-	}
-	prog, err := p.e.load(ctx, p.src, p.c)
-	if err != nil {
-		return nil, err
-	}
+// await returns when the program is loaded, and reports whether it had to be.
+// Of many callers one starts that. The caller has entered.
+func (p *Pool) await(ctx context.Context) (loaded bool, err error) {
 	p.mu.Lock()
-	p.prog, p.used = prog, time.Now()
-	p.stats.Loads++
+	if p.prog != nil {
+		p.mu.Unlock()
+		return false, nil
+	}
+	l := p.load
+	if l == nil {
+		l = &loading{done: make(chan struct{})}
+		p.load = l
+		p.busy++ // until runLoad has ended: Close waits for it
+		go p.runLoad(l)
+	}
 	p.mu.Unlock()
-	p.e.noteProgram(p)
-	p.e.fit(p)
-	return prog, nil
+	select {
+	case <-l.done:
+		return true, l.err
+	case <-ctx.Done():
+		return false, over(ctx, p.c.Revision)
+	}
 }
 
-func (p *Pool) loaded() Program {
+// over is the error of waiting for a program for too long.
+func over(ctx context.Context, revision string) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return lode.Errorf(lode.Deadline, "%s was not loaded in time", revision)
+	}
+	return lode.Errorf(lode.Cancelled, "waiting for %s: %w", revision, ctx.Err())
+}
+
+// runLoad loads the program and makes the first sandbox, and with it the
+// snapshot.
+func (p *Pool) runLoad(l *loading) {
+	defer p.leave()
+	var sb Sandbox
+	prog, err := p.e.load(p.e.ctx, p.src, p.c)
+	if err == nil {
+		if sb, err = prog.Sandbox(p.e.ctx); err != nil {
+			prog.Close()
+		}
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.prog
+	if err == nil {
+		now := time.Now()
+		p.prog, p.used = prog, now
+		p.warm = append(p.warm, warm{sb, now})
+		p.stats.Loads++
+		p.stats.Cold++
+	}
+	p.load, l.err = nil, err
+	close(l.done)
+	p.mu.Unlock()
+	if err == nil {
+		p.e.noteProgram(p)
+		p.e.fit(p)
+	}
 }
 
 // shrink closes the sandboxes that were not used since t, but for
