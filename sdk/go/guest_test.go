@@ -14,6 +14,7 @@ import (
 
 	"lode/sdk/abi"
 	"lode/sdk/abi/abitest"
+	"lode/sdk/go"
 )
 
 // build compiles the test guest for wasip1.
