@@ -39,10 +39,7 @@ func Go(t testing.TB, name string) []byte {
 	t.Helper()
 	src := read(t, "testdata/go/"+name+".go.txt")
 	files := map[string][]byte{"go.mod": []byte("module guest\n\ngo 1.24\n"), "main.go": src}
-	args := []string{filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-o", "guest.wasm"}
-	if _, err := os.Stat(args[0]); err != nil {
-		args[0] = "go"
-	}
+	args := []string{"go", "build", "-o", "guest.wasm"}
 	if bytes.Contains(src, []byte("//go:wasmexport lode_invoke")) {
 		args = append(args, "-buildmode=c-shared")
 	}

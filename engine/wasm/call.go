@@ -27,7 +27,6 @@ type call struct {
 	waited   time.Duration // of that, in host functions that wait
 	effect   bool          // something has left the sandbox
 	answered bool          // respond or write was called
-	credit   bool          // body_write is under way
 	text     []byte        // what initialisation wrote
 	failure  *lode.GuestError
 

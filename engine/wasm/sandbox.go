@@ -35,7 +35,6 @@ type sandbox struct {
 	used   bool // lode_invoke or _start ran since the last reset
 	dead   bool
 	closed bool
-	owned  bool // counts as a reference of p
 }
 
 // maxKeptStack is the size above which the engine's stack is not kept between
