@@ -31,6 +31,13 @@ func Run(t *testing.T, newDriver func(t testing.TB) engine.Driver) {
 		}
 	})
 	s := &suite{e: e, d: d}
+	// Compiled before any test has a deadline: it takes long under the race
+	// detector.
+	for _, wasm := range [][]byte{C(t, "probe"), Go(t, "probe")} {
+		if _, err := e.Compile(context.Background(), &Source{Wasm: wasm, Cache: true}, Limits()); err != nil {
+			t.Fatal(show(err))
+		}
+	}
 	t.Run("answers", s.answers)
 	t.Run("clean", s.clean)
 	t.Run("digest", s.digest)
