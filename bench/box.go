@@ -126,7 +126,6 @@ func (s *site) post(ctx context.Context, path string, body []byte) (int, []byte,
 //
 //	(module
 //	  (memory (export "memory") 1)
-//	  (func (export "lode_describe") (result i32) i32.const 0)
 //	  (func (export "lode_invoke") (result i32) (local i32)
 //	    loop
 //	      local.get 0  i32.const 7  i32.mul  local.set 0     -- 128 Ki times
@@ -138,18 +137,15 @@ func (r *runner) straight() (*build.Artifact, error) {
 	loop := append([]byte{0x03, 0x40}, bytes.Repeat(step, 128<<10)...)
 	loop = append(loop, 0x0c, 0, 0x0b, 0x00, 0x0b)
 	body := append([]byte{1, 1, 0x7f}, loop...)
-	describe := []byte{0, 0x41, 0, 0x0b}
 	m := []byte("\x00asm\x01\x00\x00\x00")
 	m = section(m, 1, []byte{1, 0x60, 0, 1, 0x7f})
-	m = section(m, 3, []byte{2, 0, 0})
+	m = section(m, 3, []byte{1, 0})
 	m = section(m, 5, []byte{1, 0, 1})
-	exports := []byte{3}
+	exports := []byte{2}
 	exports = append(append(exports, 6), "memory\x02\x00"...)
-	exports = append(append(exports, 13), "lode_describe\x00\x00"...)
-	exports = append(append(exports, 11), "lode_invoke\x00\x01"...)
+	exports = append(append(exports, 11), "lode_invoke\x00\x00"...)
 	m = section(m, 7, exports)
-	code := []byte{2}
-	code = append(binary.AppendUvarint(code, uint64(len(describe))), describe...)
+	code := []byte{1}
 	code = append(binary.AppendUvarint(code, uint64(len(body))), body...)
 	m = section(m, 10, code)
 	return &build.Artifact{Name: "straight", Wasm: m, Digest: blake3.Sum256(m), Language: "wasm", Contract: lode.ContractHandler}, nil
