@@ -111,15 +111,16 @@ func script(code, maps []byte) ([]byte, error) {
 	return addSection(engine, "lode.init", section), nil
 }
 
-var envUse = regexp.MustCompile(`\benv\s*(?:\.\s*([A-Za-z_]\w*)|\[\s*"([A-Za-z_][\w-]*)"\s*\])\s*\??\.\s*([A-Za-z_]\w*)\s*\(`)
+var envUse = regexp.MustCompile(`\b(?:lode_)?env\d*\s*(?:\.\s*([A-Za-z_]\w*)|\[\s*"([A-Za-z_][\w-]*)"\s*\])\s*\??\.\s*([A-Za-z_]\w*)\s*\(`)
 
 // stringMethods are called on variables, which are strings.
 var stringMethods = strings.Fields("at charAt charCodeAt codePointAt concat endsWith includes indexOf lastIndexOf localeCompare match matchAll normalize padEnd padStart " +
 	"repeat replace replaceAll search slice split startsWith substring substr toLowerCase toString toUpperCase trim trimEnd trimStart valueOf hasOwnProperty")
 
 // needs lists the names that a bundle uses as functions, queues or datasets:
-// env.NAME with one of their methods called on it. A variable or a secret of
-// that name wins at run time.
+// env.NAME with one of their methods called on it, where env may carry a digit
+// that the bundler gave it. A variable or a secret of that name wins at run
+// time.
 func needs(code []byte) []string {
 	var out []string
 	for _, m := range envUse.FindAllSubmatch(code, -1) {
@@ -137,11 +138,11 @@ func virtual(p api.PluginBuild) {
 		return api.OnResolveResult{Path: a.Path, Namespace: "lode"}, nil
 	})
 	p.OnLoad(api.OnLoadOptions{Filter: `.*`, Namespace: "lode"}, func(a api.OnLoadArgs) (api.OnLoadResult, error) {
-		names := "LodeError, call, callHandler, queue, dataset, service, secret, config, self, env, waitUntil, recode"
+		names := "LodeError, call, callHandler, queue, dataset, service, secret, config, self, waitUntil, recode"
 		if a.Path != "lode" {
-			names = "env, waitUntil, WorkerEntrypoint"
+			names = "waitUntil, WorkerEntrypoint"
 		}
-		text := "export const {" + names + "} = globalThis.__lode_sdk;\n"
+		text := "const lode_env = globalThis.__lode_sdk.env;\nexport {lode_env as env};\nexport const {" + names + "} = globalThis.__lode_sdk;\n"
 		return api.OnLoadResult{Contents: &text, Loader: api.LoaderJS}, nil
 	})
 }
