@@ -296,8 +296,8 @@ func (m *memory) GetJob(_ context.Context, _ lode.Namespace, id string, _ time.D
 }
 
 // WatchJob goes through three shards and then ends, or breaks off.
-func (m *memory) WatchJob(_ context.Context, _ lode.Namespace, id string, see func(api.Job) error) error {
-	j, err := m.GetJob(nil, "", id, 0)
+func (m *memory) WatchJob(ctx context.Context, _ lode.Namespace, id string, see func(api.Job) error) error {
+	j, err := m.GetJob(ctx, "", id, 0)
 	if err != nil {
 		return err
 	}

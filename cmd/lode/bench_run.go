@@ -7,7 +7,13 @@ import (
 	"lode/bench"
 )
 
-// What stands behind lode bench and demo. This file alone knows package bench.
+// What stands behind lode bench and lode demo. This file alone knows package
+// bench.
+
+var (
+	_ report = (*bench.Report)(nil)
+	_ report = (*bench.DemoReport)(nil)
+)
 
 func benches() (names, helps []string) {
 	for _, b := range bench.List() {
