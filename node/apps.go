@@ -25,7 +25,8 @@ func by(ctx context.Context) string {
 	return g.Token
 }
 
-func etag(generation uint64) string { return `"` + strconv.FormatUint(generation, 10) + `"` }
+// etag is without quotes, as api has it.
+func etag(generation uint64) string { return strconv.FormatUint(generation, 10) }
 
 // expected turns an If-Match into the generation that must hold.
 func expected(ifMatch string) (uint64, error) {

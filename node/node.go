@@ -10,8 +10,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"lode"
 	"lode/api"
@@ -86,6 +89,7 @@ type Node struct {
 	data      *data.Datasets
 	jobs      *job.Jobs
 	runner    *jobRunner
+	scratch   string // folder that native code passes through
 	tokens    *tokens
 	audit     *audit
 	gateway   *gateway.Gateway
@@ -224,7 +228,11 @@ func (n *Node) openEngine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	driver, err := wasm.New(wasm.Config{Dir: memoryDir()})
+	if n.scratch, err = openScratch(n.dir.path); err != nil {
+		return err
+	}
+	n.opened("scratch", func(context.Context) error { return os.RemoveAll(n.scratch) })
+	driver, err := wasm.New(wasm.Config{Dir: n.scratch})
 	if err != nil {
 		return err
 	}
@@ -244,11 +252,11 @@ func (n *Node) openJobEngine(key []byte) error {
 	if len(n.cfg.Worker) == 0 {
 		return nil
 	}
-	inner, err := wasm.New(wasm.Config{Dir: memoryDir()})
+	inner, err := wasm.New(wasm.Config{Dir: n.scratch})
 	if err != nil {
 		return err
 	}
-	driver, err := worker.New(worker.Config{Inner: inner, Command: n.cfg.Worker, Dir: memoryDir(), Logger: n.cfg.Logger})
+	driver, err := worker.New(worker.Config{Inner: inner, Command: n.cfg.Worker, Dir: n.scratch, Logger: n.cfg.Logger})
 	if err != nil {
 		return errors.Join(err, inner.Close())
 	}
@@ -260,20 +268,30 @@ func (n *Node) openJobEngine(key []byte) error {
 // Work is the other side of Config.Worker: it runs jobs for the node that
 // started this process, until in ends.
 func Work(ctx context.Context, in io.Reader, out io.Writer) error {
-	d, err := wasm.New(wasm.Config{Dir: memoryDir()})
+	d, err := wasm.New(wasm.Config{Dir: os.Getenv(worker.DirEnv)})
 	if err != nil {
 		return err
 	}
 	return errors.Join(worker.Main(ctx, in, out, d), d.Close())
 }
 
-// memoryDir is a folder in memory where there is one: native code passes
-// through it.
-func memoryDir() string {
-	if s, err := os.Stat("/dev/shm"); err == nil && s.IsDir() {
-		return "/dev/shm"
+// openScratch makes the folder that native code passes through: in memory where
+// there is such a folder, private, of one data folder, and empty, whatever a
+// killed node left in it.
+func openScratch(data string) (string, error) {
+	sum := blake3.Sum256([]byte(data))
+	base := "/dev/shm"
+	if s, err := os.Stat(base); err != nil || !s.IsDir() {
+		base = os.TempDir()
 	}
-	return ""
+	path := filepath.Join(base, fmt.Sprintf("lode-%d-%x", os.Getuid(), sum[:8]))
+	if err := os.RemoveAll(path); err != nil {
+		return "", lode.Errorf(lode.Unavailable, "empty the scratch folder: %w", err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return "", lode.Errorf(lode.Unavailable, "make the scratch folder: %w", err)
+	}
+	return path, nil
 }
 
 func (n *Node) openInvoke(ctx context.Context) error {

@@ -81,7 +81,7 @@ func (p *pools) get(rev *lode.Revision) (*pooled, error) {
 
 func engineConfig(rev *lode.Revision) engine.Config {
 	f := &rev.Function
-	return engine.Config{Revision: rev.ID(), Namespace: rev.Namespace, Contract: f.Contract, Limits: f.Limits, Args: f.Args, Env: f.Env, Reuse: f.Reuse}
+	return engine.Config{Revision: rev.ID(), Namespace: rev.Namespace, Contract: f.Contract, Limits: f.Limits, Args: f.Args, Env: f.Env, Reuse: f.Reuse, OKExit: f.OKExit}
 }
 
 // changed forgets the pools of names that are gone, and keeps those warm that
@@ -108,11 +108,23 @@ func (p *pools) changed(uint64) {
 	}
 	for rev := range p.n.catalog.Functions() {
 		if rev.Function.Limits.ScaleMin > 0 {
-			if _, err := p.get(rev); err != nil {
-				p.n.cfg.Logger.Warn("keep a function warm", "revision", rev.ID(), "err", err)
-			}
+			p.warm(rev)
 		}
 	}
+}
+
+// warm makes the sandboxes that a revision keeps, without holding anybody up.
+func (p *pools) warm(rev *lode.Revision) {
+	e, err := p.get(rev)
+	if err != nil {
+		p.n.cfg.Logger.Warn("keep a function warm", "revision", rev.ID(), "err", err)
+		return
+	}
+	p.n.background.Go(func() {
+		if err := e.pool.Warm(p.n.ctx, rev.Function.Limits.ScaleMin); err != nil && p.n.ctx.Err() == nil {
+			p.n.cfg.Logger.Warn("keep a function warm", "revision", rev.ID(), "err", err)
+		}
+	})
 }
 
 // drop closes the pool of a revision that nobody runs any more.

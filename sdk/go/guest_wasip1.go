@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -171,14 +172,22 @@ func (hostPort) read(ctx context.Context, p []byte) (int, error) {
 }
 
 func (h hostPort) respond(ctx context.Context, status int, head []pair, body []byte) error {
-	m := message{head: append(make([]pair, 0, len(head)+1), head...)}
+	n := len(head)
 	if status != 200 {
-		m.head = append(m.head, pair{":status", fmt.Sprint(status)})
+		n++
 	}
+	var now []byte
 	if len(body) <= abi.Inline { // a longer one goes by credit
-		m.body, body = body, nil
+		now, body = body, nil
 	}
-	b := m.append(make([]byte, 0, 256+len(m.body)))
+	b := abi.AppendHead(make([]byte, 0, 256+len(now)), n)
+	for _, p := range head {
+		b = abi.AppendPair(b, p.key, p.value)
+	}
+	if status != 200 {
+		b = abi.AppendPair(b, ":status", strconv.Itoa(status))
+	}
+	b = append(b, now...)
 	switch rc := hostRespond(start(b), uint32(len(b))); rc {
 	case abi.Begun:
 		return &Error{Kind: Conflict, Detail: "the answer has begun"}

@@ -66,9 +66,16 @@ func (v *invocation) wake() context.Context {
 
 // end frees the timer, and cancels what still hangs on the context.
 func (v *invocation) end() {
-	v.once.Do(func() { v.done, v.stop = context.WithCancel(context.Background()) })
+	v.once.Do(func() { v.done, v.stop = over, func() {} })
 	v.stop()
 }
+
+// over is the context of what has ended before anybody asked for one.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 func (v *invocation) Done() <-chan struct{} { return v.wake().Done() }
 func (v *invocation) Err() error {
