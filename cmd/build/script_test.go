@@ -14,6 +14,7 @@ import (
 )
 
 func TestScriptVectors(t *testing.T) {
+	skipUnderRace(t)
 	a := build(t, Source{Path: "testdata/vectors.js"})
 	abitest.Conformance(t, a.Wasm)
 }
@@ -21,6 +22,7 @@ func TestScriptVectors(t *testing.T) {
 // TestWebAPI runs the assertions of testdata/webapi.js in the engine: each
 // named export is one, and answers "ok" or what differs.
 func TestWebAPI(t *testing.T) {
+	skipUnderRace(t)
 	ctx := context.Background()
 	a := build(t, Source{Path: "testdata/webapi.ts"})
 	var names []string
@@ -43,6 +45,13 @@ func TestWebAPI(t *testing.T) {
 				t.Errorf("%v %s %+v", err, r.Body, r.Fail)
 			}
 		})
+	}
+}
+
+// skipUnderRace leaves out what runs JavaScript: the plain run tests it.
+func skipUnderRace(t *testing.T) {
+	if abitest.Race {
+		t.Skip("an interpreter in an interpreter under the race detector takes minutes")
 	}
 }
 
@@ -77,6 +86,7 @@ func scriptOps(ctx context.Context, op abi.Op, m abitest.Message) (abi.Status, a
 }
 
 func TestScriptWorker(t *testing.T) {
+	skipUnderRace(t)
 	ctx := context.Background()
 	dir := folder(t, "shop", map[string]string{
 		"package.json": `{"main": "src/worker.ts"}`,
@@ -179,6 +189,7 @@ func TestScriptRefusals(t *testing.T) {
 			}
 		})
 	}
+	skipUnderRace(t)
 	for _, text := range []string{"throw new Error('at the top')", "await new Promise(() => {}); export default 1", "export default 1"} {
 		a := build(t, Source{Path: folder(t, "f", map[string]string{"index.js": text})})
 		if g, err := abitest.Load(context.Background(), a.Wasm); err == nil {

@@ -95,7 +95,7 @@ type Guest struct {
 // Load compiles and initialises a module: _initialize, lode_init, lode_warm,
 // lode_describe. A failed export is an error with the guest's own words.
 func Load(ctx context.Context, wasm []byte) (*Guest, error) {
-	g := &Guest{runtime: wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCustomSections(true).WithCompilationCache(cache()))}
+	g := &Guest{runtime: wazero.NewRuntimeWithConfig(ctx, config().WithCustomSections(true).WithCompilationCache(cache()))}
 	if err := g.load(ctx, wasm); err != nil {
 		g.Close(ctx)
 		return nil, err
