@@ -1,0 +1,242 @@
+//go:build linux
+
+package node
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lode"
+	"lode/api"
+)
+
+// patience bounds every wait for something that must come.
+const patience = 60 * time.Second
+
+// process is a running lode up.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	dir   string // data folder
+	url   string
+	token string
+	out   *transcript
+	done  chan struct{} // closed when the process has ended
+	c     *api.Client
+}
+
+// transcript keeps what a process says.
+type transcript struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *transcript) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *transcript) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+var readyLine = regexp.MustCompile(`ready: (http://\S+)`)
+
+// start runs a node in dir until the test ends, and waits until it is ready.
+func start(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, dir: dir, out: &transcript{}, done: make(chan struct{})}
+	p.cmd = exec.Command(lab.lode, append([]string{"up", "-d", dir, "--port", "0", "--name", "here"}, args...)...)
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	home := filepath.Dir(dir)
+	p.cmd.Env = clean("HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))
+	if err := startProcess(p.cmd); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.cmd.Wait(); close(p.done) }()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("the node said:\n%s", tail(p.out.String(), 4000))
+		}
+	})
+	p.wait("a ready line", func() bool {
+		select {
+		case <-p.done:
+			t.Fatalf("the node ended at its start:\n%s", p.out)
+		default:
+		}
+		m := readyLine.FindStringSubmatch(p.out.String())
+		if m == nil {
+			return false
+		}
+		p.url = m[1]
+		return true
+	})
+	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.token = strings.TrimSpace(string(token))
+	if p.c, err = api.New(api.Config{URL: p.url, Token: p.token}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.c.Close)
+	return p
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "..." + s[len(s)-n:]
+	}
+	return s
+}
+
+// kill ends the process as a power cut does.
+func (p *process) kill() {
+	p.cmd.Process.Signal(syscall.SIGCONT)
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// stop ends the process as Ctrl-C does.
+func (p *process) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("the node does not stop:\n%s", p.out)
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		p.t.Errorf("the node ended with code %d:\n%s", code, tail(p.out.String(), 4000))
+	}
+}
+
+// alive fails the test if the node has ended.
+func (p *process) alive() {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		p.t.Fatalf("the node has ended: %v", p.cmd.ProcessState)
+	default:
+	}
+	if status, _, _ := p.get("/healthz"); status != 200 {
+		p.t.Fatalf("healthz is %d", status)
+	}
+}
+
+// wait polls until cond holds.
+func (p *process) wait(what string, cond func() bool) {
+	p.t.Helper()
+	waitFor(p.t, what, cond)
+}
+
+func waitFor(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if cond() {
+			return
+		}
+	}
+	t.Fatalf("waited in vain for %s", what)
+}
+
+// lode runs the command against the node and returns stdout, stderr and the
+// exit code.
+func (p *process) lode(stdin string, args ...string) (stdout, stderr string, code int) {
+	p.t.Helper()
+	cmd := exec.Command(lab.lode, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+	cmd.Env = clean("HOME="+filepath.Dir(p.dir), "LODE_URL="+p.url, "LODE_TOKEN="+p.token)
+	err := startProcess(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if cmd.ProcessState == nil {
+		p.t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// must runs a command that has to succeed.
+func (p *process) must(stdin string, args ...string) string {
+	p.t.Helper()
+	out, errs, code := p.lode(stdin, args...)
+	if code != 0 {
+		p.t.Fatalf("lode %s: code %d\n%s%s", strings.Join(args, " "), code, out, errs)
+	}
+	return out
+}
+
+// get asks for a path; status 0 is no answer.
+func (p *process) get(path string) (int, string, http.Header) {
+	return p.do(http.MethodGet, path, nil, "")
+}
+
+// post sends a body.
+func (p *process) post(path, body string, head ...string) (int, string, http.Header) {
+	h := http.Header{}
+	for i := 0; i < len(head); i += 2 {
+		h.Add(head[i], head[i+1])
+	}
+	return p.do(http.MethodPost, path, h, body)
+}
+
+func (p *process) do(method, path string, head http.Header, body string) (int, string, http.Header) {
+	req, err := http.NewRequest(method, p.url+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for k, vs := range head {
+		req.Header[k] = vs
+	}
+	if h := head.Get("Host"); h != "" {
+		req.Host = h
+	}
+	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	defer cancel()
+	resp, err := plain.Do(req.WithContext(ctx))
+	if err != nil {
+		return 0, err.Error(), nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error(), resp.Header
+	}
+	return resp.StatusCode, string(b), resp.Header
+}
+
+// plain follows nothing and keeps nothing open: nodes come and go.
+var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
+// kindOf is the kind of an error of the API, "" for none.
+func kindOf(err error) lode.Kind { return lode.KindOf(err) }
+
+// copyDir copies a data folder of a node that does not run. Files are linked
+// where nothing writes into them.
+func copyDir(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v\n%s", from, err, out)
+	}
+}
