@@ -195,7 +195,11 @@ func readError(resp *http.Response) error {
 		return &e
 	}
 	if k := resp.Header.Get("Lode-Error"); k != "" { // an answer to HEAD has no body
-		return lode.Errorf(lode.Kind(k), "%s", resp.Status)
+		e := &lode.Error{Kind: lode.Kind(k)}
+		if e.Kind == lode.Unauthenticated {
+			e.Hint = "set LODE_TOKEN, or save a token with lode login"
+		}
+		return e
 	}
 	return lode.Errorf(lode.Internal, "%s answered %s without a problem: %.120q", resp.Request.URL.Host, resp.Status, b).
 		WithHint("is it a Lode node?")
