@@ -48,6 +48,7 @@ func build(t *testing.T, s Source) Artifact {
 // answer runs a handler module once.
 func answer(t *testing.T, wasm []byte, call abitest.Call) *abitest.Result {
 	t.Helper()
+	skipUnderRace(t)
 	ctx := context.Background()
 	g, err := abitest.Load(ctx, wasm)
 	if err != nil {

@@ -48,10 +48,10 @@ func TestWebAPI(t *testing.T) {
 	}
 }
 
-// skipUnderRace leaves out what runs JavaScript: the plain run tests it.
+// skipUnderRace leaves out what runs a guest: the plain run tests it.
 func skipUnderRace(t *testing.T) {
 	if abitest.Race {
-		t.Skip("an interpreter in an interpreter under the race detector takes minutes")
+		t.Skip("a guest under the race detector takes minutes, and has one thread")
 	}
 }
 
