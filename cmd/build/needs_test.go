@@ -11,6 +11,7 @@ import (
 // TestBindings calls a queue through env, as a parameter and as an import: the
 // bundler may rename either.
 func TestBindings(t *testing.T) {
+	skipUnderRace(t)
 	for name, source := range map[string]string{
 		"parameter":           `export default { fetch(r, env) { return new Response(typeof env.orders.send); } };`,
 		"beside an import":    `import { secret } from "lode"; secret; export default { fetch(r, env) { return new Response(typeof env.orders.send); async () => env.orders.send(secret("S")); } };`,
