@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"lode"
 )
@@ -50,7 +51,7 @@ func (s *JobSpec) check() error {
 		return lode.Errorf(lode.Invalid, "a job needs one of function and inline")
 	}
 	for _, n := range []lode.Name{s.Function, s.Dataset, s.Into} {
-		if n == "" && s.Dataset != "" {
+		if n == "" && s.Dataset != "" || n == s.Function && strings.HasPrefix(string(n), "builtin:") {
 			continue
 		}
 		if _, err := lode.ParseName(string(n)); err != nil {

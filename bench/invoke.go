@@ -112,7 +112,7 @@ func benchInvoke(ctx context.Context, r *runner) error {
 		}
 		sides = append(sides, &side{lang, s.p, l})
 	}
-	got, err := r.rounds(ctx, sides, r.each(time.Second))
+	got, err := r.rounds(ctx, sides, r.each(800*time.Millisecond))
 	if err != nil {
 		return err
 	}

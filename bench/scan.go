@@ -101,14 +101,12 @@ func (r *runner) scanSum(ctx context.Context, s *site) error {
 }
 
 func (r *runner) scanWords(ctx context.Context, s *site) error {
-	files, err := goSources()
+	files, err := mailFiles()
 	if err != nil {
-		return err
-	}
-	if mails, err := mailFiles(); err == nil {
-		files = append(files, mails...)
-	} else {
-		r.logf("  without the mails: %v", err)
+		r.logf("  with Go's sources in place of the mails: %v", err)
+		if files, err = goSources(); err != nil {
+			return err
+		}
 	}
 	bytes, err := sizeOf(files)
 	if err != nil {

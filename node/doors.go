@@ -24,6 +24,12 @@ func (d directory) Lookup(ns lode.Namespace, name lode.Name) (lode.Access, *lode
 	return e.Live.Function.Access, &e.Live.Function, true
 }
 
+// Removed says whether a name could still be brought back.
+func (d directory) Removed(ns lode.Namespace, name lode.Name) bool {
+	_, err := d.c.Get(ns, name)
+	return lode.KindOf(err) == lode.Gone
+}
+
 func (d directory) Names(ns lode.Namespace) []string { return d.c.Names(ns) }
 func (d directory) Generation() uint64               { return d.c.Generation() }
 

@@ -264,10 +264,22 @@ func (j jobs) what(ctx context.Context, ns lode.Namespace, s api.JobSpec) (job.W
 			return w, err
 		}
 		s.Function = lode.Name(filter)
-		f, err := j.what(ctx, ns, s)
+		f, err := j.code(ctx, ns, s)
 		w.Function, w.Handler = f.Function, f.Handler
 		return w, err
 	}
+	w, err := j.code(ctx, ns, s)
+	if err != nil {
+		return w, err
+	}
+	if ex := w.Function.Exports; w.Function.Contract == lode.ContractHandler && ex != nil && len(ex.Jobs) == 0 && s.Reduce == "" && w.Function.Reduce == "" {
+		return w, lode.Errorf(lode.Invalid, "%s exports no job", w.Label).WithHint("register one with lode.Job, or `export const job`")
+	}
+	return w, nil
+}
+
+// code finds the code that is deployed, or compiles what came with the job.
+func (j jobs) code(ctx context.Context, ns lode.Namespace, s api.JobSpec) (job.What, error) {
 	if s.Inline != nil {
 		app := lode.App{Name: "job", Functions: map[lode.Name]lode.Function{"job": *s.Inline}}
 		if err := j.pools.compile(ctx, &app); err != nil {
@@ -286,9 +298,6 @@ func (j jobs) what(ctx context.Context, ns lode.Namespace, s api.JobSpec) (job.W
 	f := rev.Function
 	if len(s.OKExit) > 0 {
 		f.OKExit = s.OKExit
-	}
-	if f.Contract == lode.ContractHandler && f.Exports != nil && len(f.Exports.Jobs) == 0 && s.Reduce == "" {
-		return job.What{}, lode.Errorf(lode.Invalid, "function %s exports no job", s.Function).WithHint("register one with lode.Job, or `export const job`")
 	}
 	return job.What{Label: string(rev.Name) + "@" + strconv.Itoa(rev.Number), Function: &f, Handler: orWord(s.Handler, f.Export)}, nil
 }

@@ -237,7 +237,14 @@ func (m *mapped) window(w windowFile, off int64, ptr, n int) error {
 	// Noted before it is done: a failed map may have unmapped what was there.
 	m.windows = append(m.windows, run{ptr / pageSize, pages})
 	m.touched = true
-	return mapFixed(m.all[ptr:ptr+pages*pageSize], int(fd), off)
+	b := m.all[ptr : ptr+pages*pageSize]
+	if err := mapFixed(b, int(fd), off); err != nil {
+		return err
+	}
+	// One call instead of a fault every 16 pages. Kernels before 5.14 and files
+	// with holes in them refuse; the faults come then.
+	unix.Madvise(b, unix.MADV_POPULATE_READ)
+	return nil
 }
 
 // unwindow puts the image, and empty memory above it, back where windows are.
