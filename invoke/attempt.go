@@ -17,6 +17,9 @@ const (
 	defaultTotal  = 60 * time.Second
 	defaultBody   = 6 << 20
 	defaultOutput = 6 << 20
+	defaultLog    = 256 << 10
+
+	logWarn = 4 // the level of the ABI and of slog
 )
 
 // jobs is the lane that all jobs share. They hold a slot for as long as a shard
@@ -52,6 +55,8 @@ type attempt struct {
 	status  int     // answered; 0 = not yet
 	out     int64   // bytes answered
 	most    int64   // bytes that may be; 0 = no limit
+	logged  int64   // bytes of log
+	dropped int64   // bytes of log over the limit
 	head    []byte
 	pairs   []lode.Pair
 
@@ -162,7 +167,7 @@ func (a *attempt) explain(ctx context.Context, err error) error {
 func (a *attempt) finish(err error) (lode.Outcome, error) {
 	a.closeStreams()
 	u := &a.inv.Usage
-	u.BodyIn, u.BodyOut = max(u.BodyIn, int64(len(a.req.Body))), a.out
+	u.BodyIn, u.BodyOut, u.LogDropped = max(u.BodyIn, int64(len(a.req.Body))), a.out, a.dropped
 	out := lode.Outcome{ID: a.id, Trace: a.trace.TraceID(), Usage: *u}
 	if a.rev != nil {
 		out.Revision = a.rev.ID()
@@ -193,7 +198,7 @@ func (a *attempt) recycle() {
 	}
 	a.inv = engine.Invocation{Reply: engine.Reply{Head: reply.Head[:0], Body: reply.Body[:0]}}
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
-	a.status, a.out, a.most, a.unsent, a.end = 0, 0, 0, false, time.Time{}
+	a.status, a.out, a.most, a.logged, a.dropped, a.unsent, a.end = 0, 0, 0, 0, 0, false, time.Time{}
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
 		a.head = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -61,8 +62,19 @@ func (a *attempt) Submit(ctx context.Context, op engine.Op, req lode.Message, do
 	}()
 }
 
-// Log passes a line of the guest on.
+// Log passes a line of the guest on, until there are more than its limit.
 func (a *attempt) Log(level int, text []byte) {
+	limit := orDefault(a.rev.Function.Limits.Log, defaultLog)
+	if a.dropped > 0 || a.logged+int64(len(text)) > limit {
+		if a.dropped == 0 {
+			level, said := logWarn, fmt.Appendf(nil, "the rest of the log is left out: it is over %d bytes in this invocation", limit)
+			a.line = Line{ID: a.id, Revision: a.rev, Trace: a.trace, Time: time.Now(), Level: level, Text: said}
+			a.s.cfg.Observer.Line(&a.line)
+		}
+		a.dropped += int64(len(text))
+		return
+	}
+	a.logged += int64(len(text))
 	a.line = Line{ID: a.id, Revision: a.rev, Trace: a.trace, Time: time.Now(), Level: level, Text: text}
 	a.s.cfg.Observer.Line(&a.line)
 }
