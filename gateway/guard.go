@@ -73,7 +73,7 @@ func (g *Gateway) grant(r *http.Request, local bool) (Grant, error) {
 	token, ok := bearer(r)
 	if !ok {
 		return Grant{}, lode.Errorf(lode.Unauthenticated, "this door needs a token").
-			WithHint("send Authorization: Bearer <token>; lode up wrote one to admin.token in its data folder")
+			WithHint("send Authorization: Bearer TOKEN; lode up wrote one to admin.token in its data folder")
 	}
 	return g.cfg.Tokens.Check(r.Context(), token)
 }
@@ -163,7 +163,7 @@ func (g *Gateway) admit(c *caller, access lode.Access, name lode.Name) error {
 		return nil
 	case !known:
 		return lode.Errorf(lode.Unauthenticated, "function %s needs a token", name).
-			WithHint("send Authorization: Bearer <token>, or give it access: public")
+			WithHint("send Authorization: Bearer TOKEN, or give it access: public")
 	case c.checked && !c.grant.Role.mayCall():
 		return lode.Errorf(lode.Denied, "a token of role %s may not call functions", c.grant.Role).
 			WithHint("make one with lode token create --role call")

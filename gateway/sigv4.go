@@ -29,7 +29,7 @@ func isSigned(r *http.Request) bool {
 func (g *Gateway) identifySigned(r *http.Request, body []byte) (caller, error) {
 	keys, ok := g.cfg.Tokens.(Keys)
 	if !ok {
-		return caller{}, lode.Errorf(lode.Unauthenticated, "this node has no AWS access keys").WithHint("send Authorization: Bearer <token>")
+		return caller{}, lode.Errorf(lode.Unauthenticated, "this node has no AWS access keys").WithHint("send Authorization: Bearer TOKEN")
 	}
 	s, err := parseSignature(r.Header.Get("Authorization"))
 	if err != nil {
