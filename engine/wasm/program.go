@@ -145,7 +145,7 @@ func (p *program) instance(img *image) (_ *sandbox, err error) {
 	ctx := experimental.WithMemoryAllocator(context.Background(), allocator{mem})
 	sb.mod, err = p.d.rt.InstantiateModule(ctx, p.s.mod, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
-		return nil, lode.Errorf(lode.Invalid, "the module cannot be instantiated: %w", err)
+		return nil, p.unlinked(err)
 	}
 	if err := sb.prepare(img); err != nil {
 		return nil, err
@@ -226,3 +226,16 @@ func startLimit(l lode.Limits) time.Duration {
 }
 
 var _ engine.Program = (*program)(nil)
+
+// unlinked says why a module cannot be instantiated, and names what it imports
+// and no node has.
+func (p *program) unlinked(err error) error {
+	for _, f := range p.s.mod.ImportedFunctions() {
+		module, name, _ := f.Import()
+		if m := p.d.rt.Module(module); m == nil || m.ExportedFunctionDefinitions()[name] == nil {
+			return lode.Errorf(lode.Invalid, "the module imports %s.%s, which is not there", module, name).
+				WithHint("build for WASI preview 1, for example with --target wasm32-wasip1, or with one of the SDKs (abi version 1)")
+		}
+	}
+	return lode.Errorf(lode.Invalid, "the module cannot be instantiated: %w", err)
+}

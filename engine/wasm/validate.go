@@ -43,7 +43,7 @@ func validate(ctx context.Context, module []byte) (err error) {
 		}
 	}()
 	if _, err := rt.CompileModule(experimental.WithFunctionListenerFactory(ctx, validated{}), module); err != nil {
-		return lode.Errorf(lode.Invalid, "the module is not valid: %w", err)
+		return lode.Errorf(lode.Invalid, "the module is not valid: %w", err).WithHint("build it again: the file is damaged, cut short, or uses what comes after WebAssembly 2.0")
 	}
 	return nil
 }
