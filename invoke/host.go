@@ -133,7 +133,7 @@ func (a *attempt) call(ctx context.Context, m *lode.Message) (lode.Message, erro
 	if to.Key != "" {
 		return lode.Message{}, lode.Errorf(lode.Unavailable, "%s is the address of an agent", to).WithHint("this version of Lode runs functions and jobs")
 	}
-	req := &lode.Request{Namespace: a.rev.Namespace, Function: to.Name, Trigger: lode.TriggerCall, Method: m.Get(":method"), Path: m.Get(":path"),
+	req := &lode.Request{Namespace: a.rev.Namespace, Function: to.Name, Trigger: lode.TriggerCall, Method: m.Get(":method"), Path: m.Get(":path"), Handler: m.Get(":handler"),
 		Body: m.Body, Deadline: a.inv.Deadline, Trace: a.trace.Traceparent(), Caller: a.rev.ID(), Depth: a.depth + 1}
 	for _, p := range m.Head {
 		switch {

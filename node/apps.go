@@ -276,7 +276,7 @@ func mergeDatasets(items []api.Item, heads []data.Head, node string) []api.Item 
 func (a apps) GetName(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Detail, error) {
 	e, err := a.catalog.Get(ns, name)
 	if err != nil {
-		d, derr := datasets{a.Node}.GetDataset(ctx, ns, name, 0)
+		d, derr := datasets(a).GetDataset(ctx, ns, name, 0)
 		if derr != nil {
 			return api.Detail{}, err
 		}
@@ -289,13 +289,13 @@ func (a apps) GetName(ctx context.Context, ns lode.Namespace, name lode.Name) (a
 		f := a.function(e)
 		out.Function = &f
 	case catalog.KindQueue:
-		q, err := queues{a.Node}.GetQueue(ctx, ns, name)
+		q, err := queues(a).GetQueue(ctx, ns, name)
 		if err != nil {
 			return api.Detail{}, err
 		}
 		out.Queue = &q
 	case catalog.KindDataset:
-		d, err := datasets{a.Node}.GetDataset(ctx, ns, name, 0)
+		d, err := datasets(a).GetDataset(ctx, ns, name, 0)
 		if err != nil {
 			return api.Detail{}, err
 		}

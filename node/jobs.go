@@ -315,7 +315,7 @@ func (j jobs) commitWhenDone(ns lode.Namespace, id string, into lode.Name) {
 		}
 		defer c.Body.Close()
 		one := &oneFile{name: string(into), size: c.Size, r: c.Body}
-		if _, err := (datasets{j.Node}).PutDataset(j.ctx, ns, into, api.PutOptions{Records: lode.RecordsLines}, one); err != nil {
+		if _, err := datasets(j).PutDataset(j.ctx, ns, into, api.PutOptions{Records: lode.RecordsLines}, one); err != nil {
 			j.cfg.Logger.Warn("a job's result did not become a dataset", "job", id, "dataset", into, "err", err)
 		}
 	})
@@ -411,7 +411,7 @@ func (c cluster) explainJob(ctx context.Context, ns lode.Namespace, id string) (
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	w := jobs{c.Node}.wire(v)
+	w := jobs(c).wire(v)
 	out := api.Explanation{Ref: id, Kind: "job", Job: &w, Facts: map[string]string{}, Steps: []api.Step{}}
 	out.Summary = strings.Join([]string{v.What.Label, "on", string(v.Dataset) + "@" + strconv.Itoa(v.Version), string(v.State)}, " ")
 	out.Facts["placement"] = "every shard is on node " + c.cfg.Name + ", so the code went there"

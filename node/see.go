@@ -166,7 +166,7 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 	if !u.Clean {
 		out.Facts["effects"] = "something left the sandbox before the answer"
 	}
-	logs{c.Node}.ReadLogs(ctx, ns, api.LogFilter{Invocation: lode.InvocationID(last.ID), Tail: 50}, func(l api.LogLine) error {
+	logs(c).ReadLogs(ctx, ns, api.LogFilter{Invocation: lode.InvocationID(last.ID), Tail: 50}, func(l api.LogLine) error {
 		out.Logs = append(out.Logs, l)
 		return nil
 	})
@@ -174,7 +174,7 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 }
 
 func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Explanation, error) {
-	d, err := apps{c.Node}.GetName(ctx, ns, name)
+	d, err := apps(c).GetName(ctx, ns, name)
 	if err != nil {
 		return api.Explanation{}, err
 	}

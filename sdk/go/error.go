@@ -1,10 +1,6 @@
 package lode
 
-import (
-	"errors"
-
-	"lode/sdk/abi"
-)
+import "errors"
 
 // Kind classes what went wrong. A Kind is an error itself, so that
 // errors.Is(err, lode.NotFound) asks for it.
@@ -110,13 +106,4 @@ func kindOfStatus(status int) Kind {
 		return Invalid
 	}
 	return Crashed
-}
-
-// errorOf turns a completion's status and result into an error.
-func errorOf(status abi.Status, m message) error {
-	e := &Error{Kind: Kind(status.Kind()), Detail: m.get(":detail"), Hint: m.get(":hint")}
-	if k := m.get(":error"); k != "" {
-		e.Kind = Kind(k)
-	}
-	return e
 }

@@ -154,15 +154,12 @@ func (c *conversation) turns() Operations {
 		}
 		begun <- struct{}{}
 		defer close(ended[i])
-		for next := i + 1; ; {
-			select {
-			case <-ended[next]:
-			case <-ctx.Done():
-				return abi.StatusOf("cancelled"), Message{}
-			}
-			if next < n {
-				break
-			}
+		select {
+		case <-ended[i+1]:
+		case <-ctx.Done():
+			return abi.StatusOf("cancelled"), Message{}
+		}
+		if i+1 == n {
 			for range n { // the last one counts all that began
 				select {
 				case <-begun:
@@ -170,7 +167,6 @@ func (c *conversation) turns() Operations {
 					return abi.StatusOf("cancelled"), Message{}
 				}
 			}
-			break
 		}
 		return 0, Message{Head: map[string]string{":status": "200"}, Body: m.Body}
 	}
