@@ -101,7 +101,7 @@ func TestAsyncRetry(t *testing.T) {
 		synctest.Wait()
 		if c := get(t, s, id, 0); c.State != lode.StateQueued || c.Attempts != 1 || c.Error == nil || c.Error.Kind != lode.Crashed || c.Next.IsZero() {
 			t.Errorf("between attempts: %+v", c)
-		} else if time.Sleep(c.Nextime.Until(t) - time.Nanosecond); len(at) != 1 {
+		} else if time.Sleep(time.Until(c.Next) - time.Nanosecond); len(at) != 1 {
 			t.Error("an attempt was made before it was due")
 		}
 		if c := get(t, s, id, time.Minute); c.State != lode.StateDone || c.Attempts != 4 {
