@@ -47,7 +47,7 @@ export default {
       await tell("/hit/" + q.get("k"));
       return new Response("hit " + q.get("k"));
     case "/status":
-      return new Response("mine", { status: Number(q.get("s")) });
+      return new Response(/^(204|304)$/.test(q.get("s")) ? null : "mine", { status: Number(q.get("s")) });
     case "/headers":
       return Response.json([...request.headers].length);
     }
