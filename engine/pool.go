@@ -277,8 +277,10 @@ func over(ctx context.Context, revision string) error {
 
 // runLoad loads the program and makes the first sandbox, and with it the
 // snapshot.
+//
+// What is over the budget goes before anybody is told: a load that was told
+// of and still counts as busy could not be dropped for the next one.
 func (p *Pool) runLoad(l *loading) {
-	defer p.leave()
 	var sb Sandbox
 	prog, err := p.e.load(p.e.ctx, p.src, p.c)
 	if err == nil {
@@ -286,21 +288,22 @@ func (p *Pool) runLoad(l *loading) {
 			prog.Close()
 		}
 	}
-	p.mu.Lock()
 	if err == nil {
 		now := time.Now()
+		p.mu.Lock()
 		p.prog, p.used = prog, now
 		p.warm = append(p.warm, warm{sb, now})
 		p.stats.Loads++
 		p.stats.Cold++
-	}
-	p.load, l.err = nil, err
-	close(l.done)
-	p.mu.Unlock()
-	if err == nil {
+		p.mu.Unlock()
 		p.e.noteProgram(p)
 		p.e.fit(p)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.load, l.err = nil, err
+	close(l.done)
+	p.leaveLocked()
 }
 
 // shrink closes the sandboxes that were not used since t, but for
