@@ -240,3 +240,32 @@ func copyDir(t *testing.T, from, to string) {
 		t.Fatalf("copy %s: %v\n%s", from, err, out)
 	}
 }
+
+// tryStart runs a node until it is ready, which is code 0, or has ended.
+func (p *process) tryStart(dir string) (out string, code int) {
+	p.t.Helper()
+	said := &transcript{}
+	cmd := exec.Command(lab.lode, "up", "-d", dir, "--port", "0")
+	cmd.Stdout, cmd.Stderr, cmd.Env = said, said, clean("HOME="+p.t.TempDir())
+	if err := startProcess(cmd); err != nil {
+		p.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	ready := false
+	waitFor(p.t, "a node to be ready or to end", func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			ready = readyLine.MatchString(said.String())
+			return ready
+		}
+	})
+	if ready {
+		cmd.Process.Kill()
+		<-done
+		return said.String(), 0
+	}
+	return said.String(), cmd.ProcessState.ExitCode()
+}
