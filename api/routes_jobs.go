@@ -47,11 +47,12 @@ func createJob(c *call) error {
 
 // check finds what no backend needs to be asked about.
 func (s *JobSpec) check() error {
-	if (s.Function == "") == (s.Inline == nil) {
+	builtin := strings.HasPrefix(string(s.Function), "builtin:") // Inline may be its filter
+	if (s.Function == "") == (s.Inline == nil) && !builtin {
 		return lode.Errorf(lode.Invalid, "a job needs one of function and inline")
 	}
 	for _, n := range []lode.Name{s.Function, s.Dataset, s.Into} {
-		if n == "" && s.Dataset != "" || n == s.Function && strings.HasPrefix(string(n), "builtin:") {
+		if n == "" && s.Dataset != "" || n == s.Function && builtin {
 			continue
 		}
 		if _, err := lode.ParseName(string(n)); err != nil {

@@ -179,7 +179,18 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 		return api.Explanation{}, err
 	}
 	out := api.Explanation{Ref: string(name), Kind: string(d.Kind), Summary: d.Detail, Facts: map[string]string{}, Steps: []api.Step{}}
-	if d.Function == nil {
+	switch {
+	case d.Dataset != nil:
+		v := d.Dataset
+		out.Summary = fmt.Sprintf("version %d, %s in %d shards, %d records (%s)", v.Version, bytesText(v.Bytes), v.Shards, v.Count, v.Records)
+		out.Facts["placement"] = "every shard is on node " + c.cfg.Name + ": jobs run there"
+		return out, nil
+	case d.Queue != nil:
+		q := d.Queue
+		out.Summary = fmt.Sprintf("%d messages wait, %d are handed out, %d are dead", q.Depth, q.InFlight, q.Dead)
+		for _, f := range q.Consumers {
+			out.Steps = append(out.Steps, api.Step{What: "consumed by " + string(f)})
+		}
 		return out, nil
 	}
 	f := &d.Function.Live.Function

@@ -37,7 +37,8 @@ func (c *cli) runCmd() *cobra.Command {
 		Long: `Run a function where the shards of a dataset are, and reduce the partial results.
 
 WHAT is a deployed name, a folder, or a source file; what is not deployed is
-built and shipped for this job alone. Ctrl-C cancels the job, Ctrl-C twice
+built and shipped for this job alone. builtin:words counts words natively, and
+builtin:words:FILTER keeps those that a function keeps. Ctrl-C cancels the job, Ctrl-C twice
 leaves it running.
 
   lode run count --on mails
@@ -106,6 +107,14 @@ func (r *jobRun) what(ctx context.Context, word string) error {
 		return lode.Errorf(lode.Invalid, "this version of Lode runs no native programs such as %q yet", word).
 			WithHint("build it for WASI and deploy it with run: [./prog.wasm, ...]; or run a folder, a file or a deployed name")
 	}
+	if filter, ok := strings.CutPrefix(word, "builtin:words:"); ok && isSource(filter) {
+		r.spec.Function = "builtin:words"
+		return r.inline(ctx, filter)
+	}
+	if strings.HasPrefix(word, "builtin:") {
+		r.spec.Function = lode.Name(word)
+		return nil
+	}
 	name, alias, _ := strings.Cut(word, "@")
 	_, statErr := os.Stat(word)
 	isPath := strings.ContainsAny(word, `/\`) || word == "." || statErr == nil && filepath.Ext(word) != ""
@@ -126,6 +135,12 @@ func (r *jobRun) what(ctx context.Context, word string) error {
 func (r *jobRun) deployed(ctx context.Context, n lode.Name) bool {
 	_, err := r.client.GetName(ctx, n)
 	return err == nil
+}
+
+// isSource reports whether a word means a folder or a file rather than a name.
+func isSource(word string) bool {
+	_, err := os.Stat(word)
+	return err == nil || strings.ContainsAny(word, `/\`)
 }
 
 // inline builds code for this job alone.
