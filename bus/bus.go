@@ -70,14 +70,16 @@ func (c Config) withDefaults() (Config, error) {
 
 // Bus is an open bus. All methods may be called at the same time.
 type Bus struct {
-	cfg    Config
-	srv    *server.Server
-	nc     *nats.Conn
-	js     jetstream.JetStream
-	lock   *os.File
-	space  space
-	closed chan struct{}
-	once   sync.Once
+	cfg     Config
+	options *server.Options
+	srv     *server.Server
+	mender  mender
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	lock    *os.File
+	space   space
+	closed  chan struct{}
+	once    sync.Once
 
 	mu      sync.Mutex
 	opened  uint64
@@ -99,7 +101,8 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{})}
-	b.space = space{dir: cfg.Dir, reserve: cfg.Reserve, limit: cfg.MaxStore, used: b.used}
+	b.mender.b = b
+	b.space = space{broken: b.mender.check, dir: cfg.Dir, reserve: cfg.Reserve, limit: cfg.MaxStore, used: b.used}
 	if err := b.start(ctx); err != nil {
 		b.Close()
 		return nil, err
@@ -129,8 +132,8 @@ func (b *Bus) start(ctx context.Context) error {
 	if err != nil {
 		return lode.Errorf(lode.Internal, "open bus: %w", err)
 	}
-	srv.SetLoggerV2(&logger{b.cfg.Logger}, false, false, false)
-	b.srv = srv
+	srv.SetLoggerV2(&logger{b.cfg.Logger, b.mender.failed}, false, false, false)
+	b.srv, b.options = srv, opts
 	srv.Start()
 	wait := startWait
 	if d, ok := ctx.Deadline(); ok {
@@ -156,6 +159,7 @@ func (b *Bus) start(ctx context.Context) error {
 func (b *Bus) Close() error {
 	b.once.Do(func() {
 		close(b.closed)
+		b.mender.close()
 		b.mu.Lock()
 		closers := b.closers
 		b.closers = nil
@@ -283,6 +287,9 @@ const (
 )
 
 func classifyAPI(e *jetstream.APIError) lode.Kind {
+	if strings.Contains(e.Description, "no space left") {
+		return lode.Full // whatever it was that had no space
+	}
 	switch e.ErrorCode {
 	case codeInsufficient, codeNoStore:
 		return lode.Full
@@ -293,7 +300,7 @@ func classifyAPI(e *jetstream.APIError) lode.Kind {
 	case codeDuplicate, codeWrongLastBlind:
 		return lode.Unavailable
 	case codeStoreFailed:
-		if strings.Contains(e.Description, "no space left") || strings.Contains(e.Description, "maximum") || strings.Contains(e.Description, "resource") {
+		if strings.Contains(e.Description, "maximum") || strings.Contains(e.Description, "resource") {
 			return lode.Full
 		}
 		return lode.Unavailable

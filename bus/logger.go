@@ -10,7 +10,10 @@ import (
 
 // logger passes the server's log to slog. Its notices are about its own
 // start and are of use only when it is being debugged.
-type logger struct{ l *slog.Logger }
+type logger struct {
+	l      *slog.Logger
+	failed func() // is told of a write that failed for good
+}
 
 var _ server.Logger = (*logger)(nil)
 
@@ -28,5 +31,12 @@ func (l *logger) Warnf(f string, v ...any) {
 	l.l.Warn("bus: " + fmt.Sprintf(f, v...))
 }
 
-func (l *logger) Errorf(f string, v ...any) { l.l.Error("bus: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Errorf(f string, v ...any) {
+	text := fmt.Sprintf(f, v...)
+	l.l.Error("bus: " + text)
+	if writeFailed(text) {
+		l.failed()
+	}
+}
+
 func (l *logger) Fatalf(f string, v ...any) { l.l.Error("bus: fatal: " + fmt.Sprintf(f, v...)) }

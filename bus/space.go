@@ -11,6 +11,7 @@ import (
 // limit: a server that meets a full disk stops its whole store, and needs
 // space even to clean up. What frees space may use up half of the reserve.
 type space struct {
+	broken  func() error // refuses while the store takes nothing; nil = never
 	dir     string
 	reserve int64
 	limit   int64        // of used; 0 = none
@@ -22,11 +23,19 @@ type space struct {
 	budget  int64 // the part of left that is used up before the next look
 }
 
+// lookAgain is how long a look at the disk is believed: others fill it too.
+const lookAgain = 20 * time.Millisecond
+
 // take accounts for n bytes about to be written, or refuses them with Full.
 func (s *space) take(n int, frees bool) error {
+	if s.broken != nil {
+		if err := s.broken(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.budget < int64(n) || time.Since(s.checked) > time.Second {
+	if s.budget < int64(n) || time.Since(s.checked) > lookAgain {
 		s.look()
 	}
 	s.left -= int64(n)

@@ -368,8 +368,8 @@ func (w *Watch) change(e jetstream.KeyValueEntry) (Change, bool) {
 func (w *Watch) Close() error {
 	err := w.w.Stop()
 	w.cancel()
-	if errors.Is(err, nats.ErrBadSubscription) || errors.Is(err, nats.ErrConnectionClosed) {
-		return nil
+	if errors.Is(err, nats.ErrBadSubscription) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConsumerNotFound) {
+		return nil // the last: the store was opened anew, and forgot it
 	}
 	return wrap(err, "end a watch")
 }
