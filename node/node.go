@@ -120,7 +120,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.runner = &jobRunner{invoke: func() *invoke.Service { return n.invoke }, revs: map[lode.Name]*jobRev{}}
 	for _, step := range []func(context.Context) error{n.openDir, n.openTelemetry, n.openBus, n.openStores, n.openCatalog, n.openEngine,
-		n.openData, n.openInvoke, n.openJobs, n.openGateway, n.listen} {
+		n.openData, n.openInvoke, n.openJobs, n.openGateway, n.openMetrics, n.listen} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close(context.WithoutCancel(ctx)))
 		}
@@ -339,6 +339,11 @@ func (n *Node) openGateway(context.Context) (err error) {
 		return errors.Join(err, n.gateway.Close())
 	})
 	return nil
+}
+
+func (n *Node) openMetrics(context.Context) error {
+	n.background.Go(func() { n.pruneJobs(n.ctx) })
+	return n.gauges()
 }
 
 // shutdownWait is how long invocations under way may go on while the node
