@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newEngine(t *testing.T, c engine.EngineConfig) *engine.Engine {
 	t.Helper()
-	d, err := wasm.New(wasm.Config{Dir: t.TempDir()})
+	d, err := wasm.New(wasm.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

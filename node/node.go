@@ -89,7 +89,7 @@ type Node struct {
 	data      *data.Datasets
 	jobs      *job.Jobs
 	runner    *jobRunner
-	scratch   string // folder that native code passes through
+	scratch   string // folder that programs pass through on their way to workers
 	tokens    *tokens
 	audit     *audit
 	gateway   *gateway.Gateway
@@ -232,7 +232,7 @@ func (n *Node) openEngine(ctx context.Context) error {
 		return err
 	}
 	n.opened("scratch", func(context.Context) error { return os.RemoveAll(n.scratch) })
-	driver, err := wasm.New(wasm.Config{Dir: n.scratch})
+	driver, err := wasm.New(wasm.Config{})
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (n *Node) openJobEngine(key []byte) error {
 	if len(n.cfg.Worker) == 0 {
 		return nil
 	}
-	inner, err := wasm.New(wasm.Config{Dir: n.scratch})
+	inner, err := wasm.New(wasm.Config{})
 	if err != nil {
 		return err
 	}
@@ -268,14 +268,14 @@ func (n *Node) openJobEngine(key []byte) error {
 // Work is the other side of Config.Worker: it runs jobs for the node that
 // started this process, until in ends.
 func Work(ctx context.Context, in io.Reader, out io.Writer) error {
-	d, err := wasm.New(wasm.Config{Dir: os.Getenv(worker.DirEnv)})
+	d, err := wasm.New(wasm.Config{})
 	if err != nil {
 		return err
 	}
 	return errors.Join(worker.Main(ctx, in, out, d), d.Close())
 }
 
-// openScratch makes the folder that native code passes through: in memory where
+// openScratch makes the folder that programs pass through on their way to workers: in memory where
 // there is such a folder, private, of one data folder, and empty, whatever a
 // killed node left in it.
 func openScratch(data string) (string, error) {

@@ -17,7 +17,8 @@
 //   - one more import, the last of the function imports:
 //     module "lode_sys", name "yield", type (i32) -> ().
 //   - no start function, no active data segment (each one leaves an empty
-//     passive one, so that indices stay), no custom section but "name".
+//     passive one, so that indices stay, where code names segments; elsewhere
+//     no segment is left), no custom section but "name".
 //   - the limits of memory and tables are those of Options.
 //   - exports whose names begin with "lode:", below. A guest that imports from
 //     "lode_sys" or a name beginning with "lode:", or exports such a name, is

@@ -18,6 +18,7 @@ type graph struct {
 type survey struct {
 	features Features
 	dirty    int
+	segments bool              // some instruction names a data segment
 	refs     map[uint32]uint32 // functions of ref.func in code -> place in the hidden table
 	refList  []uint32
 	taken    []bool   // by function index: a table or a reference may hold it
@@ -124,10 +125,12 @@ func (v *survey) note(s *source, r *reader, in *instr) {
 		f.RefTypes = true
 	case op == opDataDrop:
 		v.dirty |= DirtyData
+		v.segments = true
 		f.Bulk = true
 	case op == opMemoryInit && int(in.a) >= len(s.data):
 		r.fail(in.pos, "data segment %d of %d", in.a, len(s.data))
 	case op == opMemoryInit, op == opMemoryCopy, op == opMemoryFill:
+		v.segments = v.segments || op == opMemoryInit
 		f.Bulk = true
 	case op == opTableGet, op == opTableSize, op >= opRefNull && op <= opRefFunc:
 		f.RefTypes = true

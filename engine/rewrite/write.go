@@ -139,7 +139,7 @@ func (w *writer) write() []byte {
 	out = w.exportSection(out)
 	out = w.elementSection(out)
 	data := w.dataSection()
-	if len(w.s.data) > 0 {
+	if data != nil {
 		out = append(out, secDataCount)
 		count := appendU32(nil, uint32(len(w.s.data)))
 		out = append(appendU32(out, uint32(len(count))), count...)
@@ -314,9 +314,11 @@ func (w *writer) element(b []byte, e *element) []byte {
 }
 
 // dataSection keeps passive segments and leaves an empty one for each active
-// one: dropped after instantiation, it answered like an empty one too.
+// one: dropped after instantiation, it answered like an empty one too. Where no
+// code names a segment there is none, since an instance pays for each of them,
+// and Go writes thousands.
 func (w *writer) dataSection() []byte {
-	if len(w.s.data) == 0 {
+	if len(w.s.data) == 0 || !w.v.segments {
 		return nil
 	}
 	var b []byte

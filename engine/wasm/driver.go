@@ -1,10 +1,10 @@
 package wasm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -24,9 +24,6 @@ import (
 
 // Config says how the Driver works. The zero value works.
 type Config struct {
-	// Dir is where native code passes through on its way from and to the
-	// engine: a private folder, best in memory. Empty: one in os.TempDir.
-	Dir string
 	// Workers is the number of goroutines of one compilation. 0: all cores.
 	Workers int
 	// Period is the number of weighted instructions between two looks at the
@@ -37,7 +34,7 @@ type Config struct {
 // Driver runs WebAssembly. It is safe for concurrent use.
 type Driver struct {
 	c     Config
-	dir   string
+	codes natives
 	cache wazero.CompilationCache
 	rt    wazero.Runtime
 	base  time.Time // of all monotonic clocks
@@ -64,16 +61,12 @@ func New(c Config) (*Driver, error) {
 	if c.Workers == 0 {
 		c.Workers = runtime.GOMAXPROCS(0)
 	}
-	dir, err := os.MkdirTemp(c.Dir, "lode-wasm-")
-	if err != nil {
-		return nil, lode.Errorf(lode.Unavailable, "a folder for native code: %w", err)
+	d := &Driver{c: c, base: time.Now().Add(-time.Second), shared: map[string]*shared{}}
+	var err error
+	if d.cache, err = newCache(&d.codes); err != nil {
+		return nil, err
 	}
-	cache, err := wazero.NewCompilationCacheWithDir(dir)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	d := &Driver{c: c, dir: dir, cache: cache, base: time.Now().Add(-time.Second), shared: map[string]*shared{}}
-	d.rt = wazero.NewRuntimeWithConfig(context.Background(), runtimeConfig().WithCompilationCache(cache))
+	d.rt = wazero.NewRuntimeWithConfig(context.Background(), runtimeConfig().WithCompilationCache(d.cache))
 	d.print = d.fingerprint()
 	if err := d.hostModules(); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -109,38 +102,7 @@ func (d *Driver) hostModules() error {
 func (d *Driver) Fingerprint() string { return d.print }
 
 func (d *Driver) fingerprint() string {
-	return strings.Join([]string{"wasm", strconv.Itoa(codeFormat), buildVersion(), wazeroVersion(), runtime.GOOS, runtime.GOARCH, cpuFeatures(), strconv.Itoa(int(d.c.Period))}, "-")
-}
-
-// buildVersion tells this build's rewriting pass from others. A build of a
-// changed tree is told by its own bytes; tests know nothing of themselves.
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "dev"
-	}
-	version, modified := "dev", false
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			version = s.Value[:min(len(s.Value), 12)]
-		case "vcs.modified":
-			modified = s.Value == "true"
-		}
-	}
-	if !modified {
-		return version
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return version
-	}
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		return version
-	}
-	sum := blake3.Sum256(b)
-	return version + "+" + lode.Digest(sum).Short()
+	return strings.Join([]string{"wasm", strconv.Itoa(codeFormat), strconv.Itoa(rewrite.Version), wazeroVersion(), runtime.GOOS, runtime.GOARCH, cpuFeatures(), strconv.Itoa(int(d.c.Period))}, "-")
 }
 
 func wazeroVersion() string {
@@ -188,33 +150,37 @@ func (d *Driver) Compile(ctx context.Context, module []byte, l lode.Limits) ([]b
 	return b, info, err
 }
 
-// compile rewrites and compiles in an engine of its own, so that the one file
-// of code it writes can be told.
+// compile rewrites and compiles in an engine of its own, which hands over the
+// native code.
 func (d *Driver) compile(ctx context.Context, module []byte) (*code, error) {
 	m, err := rewriteModule(module, d.c.Period)
 	if err != nil {
 		return nil, lode.AsError(err)
 	}
 	c := newCode(m)
-	dir, err := os.MkdirTemp(d.dir, "compile-")
-	if err != nil {
-		return nil, lode.Errorf(lode.Full, "a folder for native code: %w", err)
+	if c.shell, err = shellOf(m.Wasm, d.Key(module)); err != nil {
+		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	cache, err := wazero.NewCompilationCacheWithDir(dir)
+	var got capture
+	cache, err := newCache(&got)
 	if err != nil {
 		return nil, err
 	}
 	defer cache.Close(ctx)
 	rt := wazero.NewRuntimeWithConfig(ctx, runtimeConfig().WithCompilationCache(cache))
 	defer rt.Close(ctx)
-	if _, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, d.c.Workers), c.wasm); err != nil {
+	if _, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, d.c.Workers), m.Wasm); err != nil {
 		if ctx.Err() != nil {
 			return nil, lode.Errorf(lode.Cancelled, "compiling: %w", ctx.Err())
 		}
 		return nil, lode.Errorf(lode.Invalid, "the module cannot be compiled: %w", err)
 	}
-	return c, c.takeNative(dir)
+	got.asking = true
+	if _, err := rt.CompileModule(ctx, c.shell); !errors.Is(err, errNative) || got.code == nil {
+		return nil, lode.Errorf(lode.Internal, "the engine does not hand over its native code: %w", err)
+	}
+	c.native, c.head.Native = got.code, lode.Digest(got.asked)
+	return c, nil
 }
 
 // Describe implements engine.Describer: it runs the module's initialisation,
@@ -272,29 +238,25 @@ func (d *Driver) hold(ctx context.Context, key string, code []byte) (*shared, er
 	return s, nil
 }
 
-// loadNative reads code into the engine. The file is needed only meanwhile.
+// loadNative reads code into the engine. Nothing of b is kept.
 func (d *Driver) loadNative(ctx context.Context, s *shared, b []byte) error {
 	c, err := decodeCode(b)
 	if err != nil {
 		return err
 	}
-	path, err := c.putNative(d.dir)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(path)
-	// The engine keeps the module's bytes: it must not keep b's native part.
-	c.wasm = append([]byte(nil), c.wasm...)
-	mod, err := d.rt.CompileModule(ctx, c.wasm)
+	d.codes.put(nativeKey(c.head.Native), c.native)
+	defer d.codes.remove(nativeKey(c.head.Native))
+	c.shell = bytes.Clone(c.shell) // the engine keeps it
+	mod, err := d.rt.CompileModule(ctx, c.shell)
 	if err != nil {
 		return lode.Errorf(lode.Damaged, "compiled code cannot be loaded: %w", err)
 	}
-	s.bytes = int64(len(c.native)) + 2*int64(len(c.wasm)) // the engine's own view of a module is about its size
-	for i := range c.data {
-		c.data[i].Bytes = append([]byte(nil), c.data[i].Bytes...)
-		s.bytes += int64(len(c.data[i].Bytes))
+	s.bytes = int64(len(c.native)) + 2*int64(len(c.shell)) // the engine's own view of a module is about its size
+	c.compact()
+	for _, d := range c.data {
+		s.bytes += int64(len(d.Bytes))
 	}
-	c.native = nil
+	c.native, c.shell = nil, nil
 	s.code, s.mod = c, mod
 	return nil
 }
@@ -322,7 +284,7 @@ func (d *Driver) Close() error {
 	d.closed = true
 	d.mu.Unlock()
 	ctx := context.Background()
-	return errors.Join(d.rt.Close(ctx), d.cache.Close(ctx), os.RemoveAll(d.dir))
+	return errors.Join(d.rt.Close(ctx), d.cache.Close(ctx))
 }
 
 // nanos is the monotonic clock: positive, in nanoseconds.

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"testing"
 
+	"lode"
 	"lode/engine/rewrite"
 )
 
 // FuzzCode: compiled code from a store that was changed is an error, or the
 // same code.
 func FuzzCode(f *testing.F) {
-	c := &code{wasm: []byte("wasm"), native: []byte("native"), data: []rewrite.Segment{{Offset: 3, Bytes: []byte("abc")}},
-		head: codeHead{Format: codeFormat, Native: "x/y", Data: []codeSegment{{3, 3}}}}
+	c := &code{shell: []byte("wasm"), native: []byte("native"), data: []rewrite.Segment{{Offset: 3, Bytes: []byte("abc")}},
+		head: codeHead{Format: codeFormat, Native: lode.Digest{1}}}
 	b, err := c.encode()
 	if err != nil {
 		f.Fatal(err)
@@ -29,7 +30,7 @@ func FuzzCode(f *testing.F) {
 			t.Fatal(err)
 		}
 		d, err := decodeCode(again)
-		if err != nil || !bytes.Equal(c.wasm, d.wasm) || !bytes.Equal(c.native, d.native) || len(c.data) != len(d.data) {
+		if err != nil || !bytes.Equal(c.shell, d.shell) || !bytes.Equal(c.native, d.native) || len(c.data) != len(d.data) {
 			t.Fatalf("%v: not the same after a second time", err)
 		}
 	})

@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newDriver(t testing.TB) engine.Driver {
-	d, err := wasm.New(wasm.Config{Dir: t.TempDir()})
+	d, err := wasm.New(wasm.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}
-	d, err := wasm.New(wasm.Config{Dir: os.Getenv(worker.DirEnv)})
+	d, err := wasm.New(wasm.Config{})
 	if err == nil {
 		err = worker.Main(context.Background(), os.Stdin, os.Stdout, d)
 	}
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 func newDriver(t testing.TB) engine.Driver {
-	inner, err := wasm.New(wasm.Config{Dir: t.TempDir()})
+	inner, err := wasm.New(wasm.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestBadPage(t *testing.T) {
 // and not otherwise.
 func TestFrames(t *testing.T) {
 	for _, in := range []string{"x", "\xff\xff\xff\xff\x00\x00\x00\x00", "\x06\x00\x00\x00\x02\x00\x00\x00{}", "\x08\x00\x00\x00\x04\x00\x00\x00null"} {
-		d, err := wasm.New(wasm.Config{Dir: t.TempDir()})
+		d, err := wasm.New(wasm.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
