@@ -113,6 +113,7 @@ func Code(t testing.TB, d engine.Driver, wasm []byte) []byte {
 	src, key := &Source{Wasm: wasm, Cache: true}, "raw-"+d.Fingerprint()
 	if k, ok := d.(engine.Keyer); ok {
 		// What an engine has kept is 32 bytes of proof before the code.
+		key = "raw-" + k.Key(wasm)
 		if b, ok, _ := src.Code(context.Background(), k.Key(wasm)); ok && len(b) > 32 {
 			return b[32:]
 		}
