@@ -17,7 +17,7 @@ func (g *Gateway) checkHost(r *http.Request) error {
 	if !isLoopback(host) {
 		if _, ok := g.currentTable().domains[host]; !ok {
 			return lode.Errorf(lode.Misdirected, "this node listens on loopback and does not answer for the host %q", r.Host).
-				WithHint("use http://127.0.0.1, or declare the host under domains in lode.yaml")
+				WithHint("use http://127.0.0.1, or let the proxy before the node set Host to localhost")
 		}
 		return nil // not remembered: a domain may be taken away
 	}

@@ -1,0 +1,152 @@
+package examples_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"lode"
+	"lode/cmd/spec"
+)
+
+// page reads a page of docs.
+func page(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestEveryKeyIsDocumented compares docs/lode-yaml.md with the grammar, both
+// ways: nested keys are documented as parent.key.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	var schema any
+	if err := json.Unmarshal(spec.Schema(), &schema); err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	collect(schema, "", known)
+	text := page(t, "lode-yaml.md")
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\|").FindAllStringSubmatch(text, -1) {
+		documented[m[1]] = true
+	}
+	for key := range known {
+		if !documented[key] {
+			t.Errorf("docs/lode-yaml.md has no row for the key %s", key)
+		}
+	}
+	for key := range documented {
+		if !known[key] {
+			t.Errorf("docs/lode-yaml.md has a row for %s, which is no key", key)
+		}
+	}
+	if len(known) < 40 {
+		t.Errorf("only %d keys were found in the schema", len(known))
+	}
+}
+
+// collect notes the keys below a schema. Those of the app, of a function, a
+// queue and a dataset stand alone; deeper ones have their parent's name.
+func collect(node any, parent string, into map[string]bool) {
+	switch n := node.(type) {
+	case []any:
+		for _, x := range n {
+			collect(x, parent, into)
+		}
+	case map[string]any:
+		props, _ := n["properties"].(map[string]any)
+		for key, sub := range props {
+			name := key
+			if parent != "" {
+				name = parent + "." + key
+			}
+			into[name] = true
+			below := name
+			if key == "defaults" || key == "functions" || key == "queues" || key == "datasets" || key == "schedule" {
+				below = ""
+			}
+			if key == "schedule" { // {cron, zone} is described as a type
+				continue
+			}
+			collect(sub, below, into)
+		}
+		for key, sub := range n {
+			if key != "properties" {
+				collect(sub, parent, into)
+			}
+		}
+	}
+}
+
+// TestEveryCommandIsDocumented compares docs/cli.md with what the command's
+// sources register.
+func TestEveryCommandIsDocumented(t *testing.T) {
+	text := page(t, "cli.md")
+	sources, err := filepath.Glob("../cmd/lode/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := regexp.MustCompile(`Use:\s+"([a-z]+)`)
+	flag := regexp.MustCompile(`(?:Var|VarP|String|Bool|Int|Duration)\((?:[^"\n]*, )?"([a-z-]+)"`)
+	hidden := []string{"lode", "child", "worker", "join", "nats", "acme", "zone", "label", "token"} // of later versions, or not for people
+	commands, flags := 0, 0
+	for _, file := range sources {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, m := range use.FindAllStringSubmatch(string(b), -1) {
+			commands++
+			if !slices.Contains(hidden, m[1]) && !regexp.MustCompile("`lode (?:[a-z]+ )?"+m[1]+`\b`).MatchString(text) {
+				t.Errorf("docs/cli.md has no command %s (%s)", m[1], file)
+			}
+		}
+		for _, m := range flag.FindAllStringSubmatch(string(b), -1) {
+			flags++
+			if !strings.Contains(text, "--"+m[1]) && !slices.Contains(hidden, m[1]) {
+				t.Errorf("docs/cli.md has no flag --%s (%s)", m[1], file)
+			}
+		}
+	}
+	if commands < 40 || flags < 40 {
+		t.Errorf("%d commands and %d flags were found: the patterns of this test do not fit the sources", commands, flags)
+	}
+	for _, k := range lode.Kinds() {
+		if !strings.Contains(text, "`"+string(k)+"`") || !strings.Contains(page(t, "http.md"), "`"+string(k)+"`") {
+			t.Errorf("docs/cli.md or docs/http.md does not say what %s means", k)
+		}
+	}
+}
+
+// TestLinks holds the links between pages to files that are there.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)#\s]+)\)`)
+	for _, p := range append(pages, "../README.md") {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(p), m[1])); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", p, m[1])
+			}
+		}
+	}
+}
