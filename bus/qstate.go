@@ -84,7 +84,8 @@ type queueState struct {
 	order []*item            // by number, ended ones among them
 	ended int                // of order
 
-	unsorted bool // order has to be sorted before use
+	unsorted bool  // order has to be sorted before use
+	seen     int64 // wall clock of the last advance; 0 = none yet
 }
 
 func newQueueState(name string) *queueState {
@@ -255,6 +256,10 @@ func (s *queuesState) forget(it *item) {
 // advance lets time pass in q: what is due is ready, what was taken for too
 // long is ready again, old ids are forgotten.
 func (s *queuesState) advance(q *queueState, now instant) {
+	if q.seen == 0 || now.wall < q.seen-backwards {
+		q.rewind(now)
+	}
+	q.seen = now.wall
 	for h := q.heaps[itemWaiting].items; len(h) > 0 && h[0].due <= now.wall; h = q.heaps[itemWaiting].items {
 		q.moveTo(h[0], itemReady)
 	}
@@ -264,6 +269,23 @@ func (s *queuesState) advance(q *queueState, now instant) {
 	for h := q.heaps[itemDone].items; len(h) > 0 && h[0].until <= now.wall; h = q.heaps[itemDone].items {
 		s.forget(h[0])
 	}
+}
+
+// backwards is the step in ms from which on a clock is taken to have been set
+// back.
+const backwards = 1000
+
+// rewind is for a clock that was set back: what was put in the future, as it
+// looks now, waits for as long as it was meant to when it was put, from now on,
+// and not until the clock has caught up.
+func (q *queueState) rewind(now instant) {
+	h := &q.heaps[itemWaiting]
+	for _, it := range h.items {
+		if it.put > now.wall {
+			it.due, it.put = min(it.due, now.wall+max(0, it.due-it.put)), now.wall
+		}
+	}
+	heap.Init(h)
 }
 
 // next is how many ms to wait until something of q may be ready; -1: nothing
