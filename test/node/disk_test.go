@@ -195,4 +195,3 @@ func TestStartOnFullDisk(t *testing.T) {
 		t.Errorf("%d %s", status, body)
 	}
 }
-

@@ -59,11 +59,22 @@ var readyLine = regexp.MustCompile(`ready: (http://\S+)`)
 // start runs a node in dir until the test ends, and waits until it is ready.
 func start(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
+	return startNode(t, lab.lode, dir, nil, args)
+}
+
+// startWith is start of another build, with variables added.
+func startWith(t *testing.T, bin, dir string, env ...string) *process {
+	t.Helper()
+	return startNode(t, bin, dir, env, nil)
+}
+
+func startNode(t *testing.T, bin, dir string, env, args []string) *process {
+	t.Helper()
 	p := &process{t: t, dir: dir, out: &transcript{}, done: make(chan struct{})}
-	p.cmd = exec.Command(lab.lode, append([]string{"up", "-d", dir, "--port", "0", "--name", "here"}, args...)...)
+	p.cmd = exec.Command(bin, append([]string{"up", "-d", dir, "--port", "0", "--name", "here"}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	home := filepath.Dir(dir)
-	p.cmd.Env = clean("HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))
+	p.cmd.Env = clean(append(env, "HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))...)
 	if err := startProcess(p.cmd); err != nil {
 		t.Fatal(err)
 	}
