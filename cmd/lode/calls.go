@@ -85,6 +85,12 @@ func callTable(v api.Call) *table {
 	}
 	if v.Error != nil {
 		t.add("error", fmt.Sprintf("%s (%s)", v.Error.Error(), v.Error.Kind))
+		if g := v.Error.Guest; g != nil {
+			t.add("guest", fmt.Sprintf("%s: %s", g.Type, g.Message))
+			for _, line := range g.Stack {
+				t.add("", line)
+			}
+		}
 	}
 	if v.Dead {
 		t.add("dead", "will not be tried again: lode calls replay "+string(v.ID))
