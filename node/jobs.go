@@ -201,7 +201,7 @@ func (n *Node) openJobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Log: n.cfg.Logger})
+	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Deliver: jobs{n}.deliver, Log: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -226,6 +226,9 @@ func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (
 		spec.Reduce = reduceOf(w)
 	}
 	if s.Into != "" {
+		if e, ok := j.catalog.Lookup(ns, s.Into); ok && e.Dataset == nil {
+			return api.Job{}, lode.Errorf(lode.Conflict, "%s is a %s of app %s", s.Into, e.Kind, e.App).WithHint("choose another name for the dataset")
+		}
 		spec.Labels["into"] = string(s.Into)
 	}
 	for _, old := range j.runner.forget(time.Now().Add(-10 * time.Minute)) {
@@ -234,9 +237,6 @@ func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (
 	v, err := j.jobs.Start(ctx, spec)
 	if err != nil {
 		return api.Job{}, err
-	}
-	if s.Into != "" {
-		j.commitWhenDone(ns, v.ID, s.Into)
 	}
 	return j.wire(v), nil
 }
@@ -302,23 +302,18 @@ func (j jobs) code(ctx context.Context, ns lode.Namespace, s api.JobSpec) (job.W
 	return job.What{Label: string(rev.Name) + "@" + strconv.Itoa(rev.Number), Function: &f, Handler: orWord(s.Handler, f.Export)}, nil
 }
 
-// commitWhenDone makes the job's result a dataset. A job that the node's stop
-// interrupts is committed by nobody: its result stays in the job.
-func (j jobs) commitWhenDone(ns lode.Namespace, id string, into lode.Name) {
-	j.background.Go(func() {
-		if v, err := j.jobs.Wait(j.ctx, ns, id); err != nil || v.State != lode.StateDone {
-			return
-		}
-		c, err := j.JobResult(j.ctx, ns, id)
-		if err != nil {
-			return
-		}
-		defer c.Body.Close()
-		one := &oneFile{name: string(into), size: c.Size, r: c.Body}
-		if _, err := datasets(j).PutDataset(j.ctx, ns, into, api.PutOptions{Records: lode.RecordsLines}, one); err != nil {
-			j.cfg.Logger.Warn("a job's result did not become a dataset", "job", id, "dataset", into, "err", err)
-		}
-	})
+// deliver makes the result of a job the dataset that it is meant for. After a
+// crash it may be put twice, as two versions of the same bytes.
+func (j jobs) deliver(ctx context.Context, v job.Job, result []byte) error {
+	into := lode.Name(v.Labels["into"])
+	if into == "" {
+		return nil
+	}
+	one := &oneFile{name: string(into), size: int64(len(result)), r: bytes.NewReader(result)}
+	if _, err := datasets(j).PutDataset(ctx, v.Namespace, into, api.PutOptions{Records: lode.RecordsLines}, one); err != nil {
+		return named(err, "the result as dataset %s", into)
+	}
+	return nil
 }
 
 // oneFile is an upload of one file.

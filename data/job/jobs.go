@@ -36,8 +36,12 @@ type Config struct {
 	// down, and how long until the next time. 0: 2 s. Shorter jobs are run
 	// again after a crash.
 	Checkpoint time.Duration
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Deliver takes the result of a job where its labels say, before the job is
+	// done; an error fails the job. After a crash it may be called again. Nil:
+	// the result stays in the job.
+	Deliver func(ctx context.Context, j Job, result []byte) error
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -178,7 +178,7 @@ func (r *run) reduceAll(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.keep(ctx, state)
+	return r.keep(ctx, &job, state)
 }
 
 // shard brings one shard into the tree, from a checkpoint or by working on it.
@@ -344,10 +344,15 @@ func (f filter) Keep(ctx context.Context, batch [][]byte) ([]bool, error) {
 }
 
 // keep makes the result durable: short ones in the register, others as a blob.
-func (r *run) keep(ctx context.Context, s reduce.State) (*Result, error) {
+func (r *run) keep(ctx context.Context, job *Job, s reduce.State) (*Result, error) {
 	body, kind, err := s.Encode()
 	if err != nil {
 		return nil, err
+	}
+	if deliver := r.jobs.cfg.Deliver; deliver != nil {
+		if err := deliver(ctx, *job, body); err != nil {
+			return nil, err
+		}
 	}
 	res := &Result{Size: int64(len(body)), ContentType: kind}
 	if len(body) <= inlineMax {
