@@ -103,11 +103,23 @@ func (e *Engine) Compile(ctx context.Context, src Source, l lode.Limits) (*Info,
 	return info, src.Keep(ctx, key, e.seal(key, code))
 }
 
+// Sharer is implemented by drivers whose programs of one module share code.
+type Sharer interface {
+	// Share makes a program of code that others of module hold. It returns nil
+	// when none does, or when it cannot: Load tells why.
+	Share(module []byte, c Config) Program
+}
+
 // load makes the program of a revision ready, by its code if there is some.
 func (e *Engine) load(ctx context.Context, src Source, c Config) (Program, error) {
 	module, err := src.Module(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if d, ok := e.c.Driver.(Sharer); ok {
+		if p := d.Share(module, c); p != nil {
+			return p, nil
+		}
 	}
 	key := e.codeKey(module)
 	if code, ok := e.code(ctx, src, key); ok {

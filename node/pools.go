@@ -208,7 +208,11 @@ func readBlob(ctx context.Context, s *store.Store, d lode.Digest) ([]byte, error
 		return nil, err
 	}
 	defer b.Close()
-	return io.ReadAll(io.NewSectionReader(b, 0, b.Size()))
+	all := make([]byte, b.Size())
+	if _, err := io.ReadFull(io.NewSectionReader(b, 0, b.Size()), all); err != nil {
+		return nil, lode.Errorf(lode.Unavailable, "read blob %s: %w", d.Short(), err)
+	}
+	return all, nil
 }
 
 // Done takes an attempt to telemetry.
@@ -245,11 +249,21 @@ var (
 // compile checks every artifact of app, compiles it once, and completes the
 // functions with what their code says of itself.
 func (p *pools) compile(ctx context.Context, app *lode.App) error {
+	type compiled struct {
+		artifact lode.Digest
+		limits   lode.Limits
+	}
+	done := map[compiled]*engine.Info{} // of many functions in one artifact
 	for name, f := range app.Functions {
-		info, err := p.n.engine.Compile(ctx, p.source(f.Artifact), f.Limits)
+		key := compiled{f.Artifact, f.Limits}
+		info, err := done[key], error(nil)
+		if info == nil {
+			info, err = p.n.engine.Compile(ctx, p.source(f.Artifact), f.Limits)
+		}
 		if err != nil {
 			return named(err, "function %s", name)
 		}
+		done[key] = info
 		if f.Contract == "" {
 			f.Contract = info.Contract
 		}

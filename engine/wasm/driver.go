@@ -47,13 +47,14 @@ type Driver struct {
 
 // shared is loaded code, for all programs that are made of it.
 type shared struct {
-	key   string
-	refs  int // programs
-	once  sync.Once
-	err   error
-	code  *code // without native
-	mod   wazero.CompiledModule
-	bytes int64
+	key    string
+	refs   int  // programs
+	loaded bool // once has ended well
+	once   sync.Once
+	err    error
+	code   *code // without native
+	mod    wazero.CompiledModule
+	bytes  int64
 }
 
 // New makes a Driver. Close it.
@@ -203,6 +204,25 @@ func (d *Driver) Load(ctx context.Context, module, code []byte, c engine.Config)
 	return d.load(ctx, module, code, c)
 }
 
+// Share implements engine.Sharer.
+func (d *Driver) Share(module []byte, c engine.Config) engine.Program {
+	key := d.Key(module)
+	d.mu.Lock()
+	s := d.shared[key]
+	if s == nil || d.closed || !s.loaded {
+		d.mu.Unlock()
+		return nil
+	}
+	s.refs++
+	d.mu.Unlock()
+	p, err := newProgram(d, s, customSection(module, "lode.init"), c)
+	if err != nil {
+		d.release(s)
+		return nil
+	}
+	return p
+}
+
 func (d *Driver) load(ctx context.Context, module, code []byte, c engine.Config) (*program, error) {
 	s, err := d.hold(ctx, d.Key(module), code)
 	if err != nil {
@@ -235,6 +255,9 @@ func (d *Driver) hold(ctx context.Context, key string, code []byte) (*shared, er
 		d.release(s)
 		return nil, s.err
 	}
+	d.mu.Lock()
+	s.loaded = true
+	d.mu.Unlock()
 	return s, nil
 }
 
@@ -293,5 +316,6 @@ func (d *Driver) nanos() int64 { return int64(time.Since(d.base)) }
 var (
 	_ engine.Driver    = (*Driver)(nil)
 	_ engine.Keyer     = (*Driver)(nil)
+	_ engine.Sharer    = (*Driver)(nil)
 	_ engine.Describer = (*Driver)(nil)
 )

@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"bytes"
 	"os"
 	"runtime"
 	"syscall"
@@ -57,7 +58,7 @@ func (img *image) fill(mem []byte) bool {
 func writeRuns(fd int, mem []byte) bool {
 	for at := 0; at < len(mem); {
 		end := at
-		for end < len(mem) && !isZero(mem[end:end+pageSize]) {
+		for end < len(mem) && !bytes.Equal(mem[end:end+pageSize], zeroPage[:]) {
 			end += pageSize
 		}
 		for at < end {
@@ -72,14 +73,7 @@ func writeRuns(fd int, mem []byte) bool {
 	return true
 }
 
-func isZero(b []byte) bool {
-	for _, w := range unsafe.Slice((*uint64)(unsafe.Pointer(&b[0])), len(b)/8) {
-		if w != 0 {
-			return false
-		}
-	}
-	return true
-}
+var zeroPage [pageSize]byte
 
 // close must come after the last sandbox of the image was closed.
 func (img *image) close() {

@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -143,7 +144,7 @@ func (p *program) instance(img *image) (_ *sandbox, err error) {
 		}
 	}
 	ctx := experimental.WithMemoryAllocator(context.Background(), allocator{mem})
-	sb.mod, err = p.d.rt.InstantiateModule(ctx, p.s.mod, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	sb.mod, err = p.d.rt.InstantiateModule(ctx, p.s.mod, instanceConfig())
 	if err != nil {
 		return nil, p.unlinked(err)
 	}
@@ -151,6 +152,12 @@ func (p *program) instance(img *image) (_ *sandbox, err error) {
 		return nil, err
 	}
 	return sb, nil
+}
+
+// instanceConfig is that of all instances. Guests never read the engine's source
+// of randomness, but the engine would seed one for each.
+func instanceConfig() wazero.ModuleConfig {
+	return wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(rand.Reader)
 }
 
 // describe reads what the module says of itself.
