@@ -55,6 +55,9 @@ type shared struct {
 	code   *code // without native
 	mod    wazero.CompiledModule
 	bytes  int64
+
+	first  sync.Once // the first instance
+	tables *tables   // nil: the engine fills the tables
 }
 
 // New makes a Driver. Close it.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
 	"lode"
@@ -144,8 +145,7 @@ func (p *program) instance(img *image) (_ *sandbox, err error) {
 		}
 	}
 	ctx := experimental.WithMemoryAllocator(context.Background(), allocator{mem})
-	sb.mod, err = p.d.rt.InstantiateModule(ctx, p.s.mod, instanceConfig())
-	if err != nil {
+	if sb.mod, sb.refs, err = p.s.instantiate(ctx, p.d.rt); err != nil {
 		return nil, p.unlinked(err)
 	}
 	if err := sb.prepare(img); err != nil {
@@ -153,6 +153,34 @@ func (p *program) instance(img *image) (_ *sandbox, err error) {
 	}
 	return sb, nil
 }
+
+// instantiate makes an instance. refs must be kept as long as it.
+//
+// The first instance's tables are those of all; after it the engine has nothing
+// to put into tables any more.
+func (s *shared) instantiate(ctx context.Context, rt wazero.Runtime) (mod api.Module, refs []funcRef, err error) {
+	s.first.Do(func() {
+		if mod, err = rt.InstantiateModule(ctx, s.mod, instanceConfig()); err != nil {
+			return
+		}
+		if t := learnTables(&s.code.head, mod); t != nil && dropElements(s.mod) {
+			s.tables = t
+		}
+	})
+	if mod != nil || err != nil {
+		return mod, nil, err
+	}
+	if mod, err = rt.InstantiateModule(ctx, s.mod, instanceConfig()); err != nil || s.tables == nil {
+		return mod, nil, err
+	}
+	refs, ok := s.tables.fill(mod)
+	if !ok {
+		return nil, nil, errors.Join(errTables, mod.Close(ctx))
+	}
+	return mod, refs, nil
+}
+
+var errTables = errors.New("the tables of an instance are not those of another")
 
 // instanceConfig is that of all instances. Guests never read the engine's source
 // of randomness, but the engine would seed one for each.

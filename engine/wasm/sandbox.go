@@ -21,9 +21,10 @@ import (
 //	clean --Invoke--> used --Reset--> clean
 //	  any --trap, exit, kill--> dead --Close--> closed
 type sandbox struct {
-	p   *program
-	mod api.Module
-	mem memory
+	p    *program
+	mod  api.Module
+	mem  memory
+	refs []funcRef // what mod's tables refer to; kept as long as mod
 
 	entry  api.Function // lode_invoke or _start
 	reset  api.Function // nil: fresh instances only
