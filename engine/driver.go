@@ -186,6 +186,15 @@ type Slot interface {
 	Enter(ctx context.Context) error
 }
 
+// Turner is an optional ability of a Slot: to let others have their turn while
+// a guest computes on and on.
+type Turner interface {
+	// Turn says that the guest has computed for used since it began, came back
+	// from a wait, or was here the last time: a millisecond, about. It returns
+	// when the guest may go on; after an error it must not, and holds nothing.
+	Turn(ctx context.Context, used time.Duration) error
+}
+
 // Windows gives a job's shard.
 type Windows interface {
 	// File returns a file descriptor to map and its size; the file is never

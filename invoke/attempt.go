@@ -37,6 +37,7 @@ const (
 type attempt struct {
 	s     *Service
 	w     waiter
+	long  waiter // its place among the long ones
 	inv   engine.Invocation
 	req   *lode.Request
 	rev   *lode.Revision
@@ -115,6 +116,7 @@ func (a *attempt) run(ctx context.Context) error {
 	err = a.dispatch(ctx, runner)
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
+	a.unlong()
 	a.s.gate.exit(&a.w, a.inv.Usage.CPU)
 	return err
 }
@@ -244,6 +246,14 @@ func (a *attempt) unslot() {
 	if a.w.slot { // changed only by this goroutine while it runs
 		a.s.gate.leave(&a.w)
 	}
+	a.unlong()
+}
+
+// unlong gives the slot of the long ones back.
+func (a *attempt) unlong() {
+	if a.long.lane != nil {
+		a.s.long.exit(&a.long, 0)
+	}
 }
 
 // starter and flusher are optional abilities of a lode.Answer: to be told how
@@ -278,7 +288,7 @@ func (a *attempt) Write(p []byte) (int, error) {
 // Leave gives the slot back while the guest waits, and what it has answered so
 // far to whom it is for.
 func (a *attempt) Leave() {
-	a.s.gate.leave(&a.w)
+	a.unslot()
 	if a.unsent && a.flusher != nil {
 		a.unsent = false
 		a.flusher.Flush()
@@ -290,9 +300,30 @@ func (a *attempt) Enter(ctx context.Context) error {
 	return a.s.gate.reenter(ctx, &a.w, a.inv.Deadline)
 }
 
+// Turn moves an invocation that goes on computing to the slots of the long
+// ones, and there behind those that wait for one.
+func (a *attempt) Turn(ctx context.Context, used time.Duration) error {
+	g, w := a.s.long, &a.long
+	switch {
+	case w.lane == nil:
+		a.s.gate.leave(&a.w)
+	case g.contended():
+		g.exit(w, used)
+	default:
+		return nil
+	}
+	w.patient = true
+	err := g.enter(ctx, w, target{a.rev.Namespace, a.rev.Name}, &lode.Limits{}, a.inv.Deadline)
+	if err != nil {
+		w.lane = nil
+	}
+	return err
+}
+
 var (
 	_ engine.Answer = (*attempt)(nil)
 	_ engine.Slot   = (*attempt)(nil)
+	_ engine.Turner = (*attempt)(nil)
 	_ engine.Host   = (*attempt)(nil)
 )
 

@@ -24,6 +24,7 @@ const (
 	firstCost       = 100 * time.Microsecond // of a function that never ran
 	leastCost       = 10 * time.Microsecond  // what any invocation costs the node
 	mostDebt        = time.Second            // of CPU that a function can be behind by
+	moreSlots       = 2                      // than cores: who computes may wait for the kernel
 )
 
 // gate admits invocations. It shares slots of CPU among functions by
@@ -35,6 +36,11 @@ const (
 // An invocation holds a place of its function (of at most max) from admission
 // to its end, and a slot only while it computes. Within a function those that
 // come back for a slot go before those that have not begun.
+//
+// A Service has two gates. What has computed for a turn gives its slot back
+// and goes on in the gate of the long ones. That has a slot for each core, but
+// fewer than Go runs threads at once: whatever computes there, one is left to
+// serve the rest.
 //
 // The clock moves only for what was granted from the line: without
 // contention there is nothing to be fair about, and the path is one lock.
@@ -77,7 +83,7 @@ type waiter struct {
 
 func newGate(slots int) *gate {
 	if slots <= 0 {
-		slots = runtime.GOMAXPROCS(0) + 2
+		slots = min(runtime.GOMAXPROCS(0), runtime.NumCPU()) + moreSlots
 	}
 	return &gate{slots: slots, free: slots, fns: make(map[target]*lane)}
 }
@@ -247,6 +253,13 @@ func (g *gate) reenter(ctx context.Context, w *waiter, deadline time.Time) error
 	g.push(w.lane, &w.lane.resume, w)
 	g.mu.Unlock()
 	return g.wait(ctx, w, deadline)
+}
+
+// contended reports whether somebody waits who could be granted a slot.
+func (g *gate) contended() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.ready) > 0
 }
 
 // exit ends w, whose guest computed for cpu.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,7 @@ func (c Config) withDefaults() Config {
 type Service struct {
 	cfg       Config
 	gate      *gate
+	long      *gate // of those that have computed for a turn
 	fetch     *fetcher
 	calls     *calls      // nil: no tables or queues
 	queues    *queues     // nil: no queues
@@ -95,6 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	cfg = cfg.withDefaults()
 	s := &Service{cfg: cfg, gate: newGate(cfg.Slots), fetch: newFetcher(nil), quiet: make(chan struct{}, 1)}
+	s.long = newGate(max(1, min(s.gate.slots-moreSlots, runtime.GOMAXPROCS(0)-1)))
 	s.jobLimits = lode.Limits{ScaleMax: max(1, s.gate.slots-jobSpared)}
 	s.attempts.New = func() any { return &attempt{s: s} }
 	s.base, s.stop = context.WithCancel(context.Background())
@@ -130,6 +133,7 @@ func (s *Service) open(ctx context.Context) (err error) {
 // changed follows the catalog.
 func (s *Service) changed(uint64) {
 	s.gate.forget()
+	s.long.forget()
 	if s.queues != nil {
 		s.queues.poke()
 	}

@@ -60,6 +60,7 @@ Its data is in one folder: -d, else LODE_DIR, else /var/lib/lode for root, else
 			if o.dir == "" {
 				o.dir = c.dataDir()
 			}
+			defer tune(cmd.Context())()
 			o.listen = net.JoinHostPort(bind, strconv.Itoa(port))
 			n, err := openNode(cmd.Context(), o)
 			if err != nil {

@@ -23,6 +23,9 @@ type call struct {
 	until int64              // clock at which it is stopped; 0: never
 
 	locked   bool          // the thread is ours since sandbox.run began
+	turner   engine.Turner // nil: nobody wants to know how long it computes
+	turn     int64         // clock at its next turn
+	behind   bool          // the thread is behind others
 	computed time.Duration // between entering the guest and leaving it
 	waited   time.Duration // of that, in host functions that wait
 	effect   bool          // something has left the sandbox
@@ -76,6 +79,9 @@ func (c *call) begin(ctx context.Context, inv *engine.Invocation) error {
 	if inv.Stream != nil {
 		c.stream = newPump(inv.Stream)
 	}
+	if c.turner, _ = inv.Slot.(engine.Turner); c.turner != nil {
+		c.turn = c.base + int64(turn)
+	}
 	return nil
 }
 
@@ -111,7 +117,7 @@ func (c *call) end() {
 	u.BodyOut += int64(len(c.inv.Reply.Body))
 	u.Memory = max(u.Memory, c.sb.Memory())
 	// Nothing of the invocation is held until the next one.
-	c.ctx, c.done, c.inv, c.ops, c.body, c.stream, c.failure = nil, nil, nil, nil, nil, nil, nil
+	c.ctx, c.done, c.inv, c.ops, c.body, c.stream, c.failure, c.turner = nil, nil, nil, nil, nil, nil, nil, nil
 	c.wasi = c.wasi.again()
 }
 
@@ -164,6 +170,39 @@ func yield(c *call, stack []uint64) {
 		panic(stopStack)
 	}
 	c.check()
+	if c.turner != nil {
+		if now := c.now(); now >= c.turn {
+			c.letOthers(now)
+		}
+	}
+}
+
+// turn is how long a guest computes before it is one of the long ones, and
+// then between two of its turns.
+const turn = time.Millisecond
+
+// letOthers tells the slot that the guest goes on, and puts its thread behind
+// those of guests that are soon done.
+func (c *call) letOthers(now int64) {
+	err := c.turner.Turn(c.ctx, time.Duration(now-c.turn)+turn)
+	after := c.now()
+	c.waited += time.Duration(after - now)
+	c.turn = after + int64(turn)
+	if err != nil {
+		c.check()
+		panic(c.why())
+	}
+	if c.locked && !c.behind {
+		c.behind = stepBehind()
+	}
+}
+
+// stepUp takes letOthers' effect on the thread back, before it is anybody's.
+func (c *call) stepUp() {
+	if c.behind {
+		stepUp()
+		c.behind = false
+	}
 }
 
 func sysFuncs() []hostFunc { return []hostFunc{{"yield", yield, sig("i"), nil}} }
@@ -183,7 +222,9 @@ func (c *call) resume(began int64) {
 	if c.inv != nil && c.inv.Slot != nil {
 		err = c.inv.Slot.Enter(c.ctx)
 	}
-	c.waited += time.Duration(c.now() - began)
+	now := c.now()
+	c.waited += time.Duration(now - began)
+	c.turn = now + int64(turn)
 	if err != nil {
 		panic(c.why())
 	}

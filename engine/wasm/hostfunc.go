@@ -42,6 +42,7 @@ func fn(name, params string, f func(c *call, stack []uint64) int32) hostFunc {
 func (c *call) unlock() {
 	if c.locked {
 		c.locked = false
+		c.stepUp()
 		runtime.UnlockOSThread()
 	}
 }

@@ -278,6 +278,7 @@ func (c *call) run(f api.Function, stack []uint64) error {
 	if c.locked {
 		s.mem.leave()
 		c.locked = false
+		c.stepUp()
 		runtime.UnlockOSThread()
 	} else {
 		s.mem.moved()
