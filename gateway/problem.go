@@ -73,15 +73,17 @@ func badMethod(r *http.Request, allow string) error {
 	return lode.Errorf(lode.BadMethod, "this door does not take %s", r.Method).WithHint("it takes %s", allow)
 }
 
-// graveyard is an optional ability of a Directory: to know what was removed and
-// could still be brought back.
-type graveyard interface {
-	Removed(ns lode.Namespace, name lode.Name) bool
+// explainer is an optional ability of a Directory: to know more of a function
+// that Lookup does not find than that it is not there. nil: that is all.
+type explainer interface {
+	Absent(ns lode.Namespace, name lode.Name) error
 }
 
 func (g *Gateway) unknownFunction(ns lode.Namespace, name string) error {
-	if d, ok := g.cfg.Directory.(graveyard); ok && d.Removed(ns, lode.Name(name)) {
-		return lode.Errorf(lode.Gone, "function %s was removed", name).WithHint("lode rm --undo %s brings it back", name)
+	if d, ok := g.cfg.Directory.(explainer); ok {
+		if err := d.Absent(ns, lode.Name(name)); err != nil {
+			return err
+		}
 	}
 	e := lode.Errorf(lode.NotFound, "no function %q in namespace %s", name, ns)
 	if s := lode.Suggest(name, g.cfg.Directory.Names(ns)); s != "" {

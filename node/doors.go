@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"lode"
@@ -24,10 +25,18 @@ func (d directory) Lookup(ns lode.Namespace, name lode.Name) (lode.Access, *lode
 	return e.Live.Function.Access, &e.Live.Function, true
 }
 
-// Removed says whether a name could still be brought back.
-func (d directory) Removed(ns lode.Namespace, name lode.Name) bool {
-	_, err := d.c.Get(ns, name)
-	return lode.KindOf(err) == lode.Gone
+// Absent is Gone for what was removed and could still be brought back, and
+// Damaged for a function whose live revision cannot be read.
+func (d directory) Absent(ns lode.Namespace, name lode.Name) error {
+	e, err := d.c.Get(ns, name)
+	switch {
+	case lode.KindOf(err) == lode.Gone:
+		return err
+	case err == nil && e.Kind == catalog.KindFunction && e.Live == nil:
+		return lode.Errorf(lode.Damaged, "the live revision of function %s cannot be read", name).
+			WithHint("deploy it again, or go back: lode rollback %s REV", name)
+	}
+	return nil
 }
 
 func (d directory) Names(ns lode.Namespace) []string { return d.c.Names(ns) }
@@ -36,10 +45,24 @@ func (d directory) Generation() uint64               { return d.c.Generation() }
 func (d directory) Routes() ([]gateway.Route, map[string]lode.Namespace) {
 	routes := d.c.Routes()
 	out := make([]gateway.Route, len(routes))
+	hosts := map[string]lode.Namespace{}
 	for i, r := range routes {
 		out[i] = gateway.Route{Pattern: r.Pattern, Namespace: r.Namespace, Function: r.Function}
+		if h := hostOf(r.Pattern); h != "" {
+			hosts[h] = r.Namespace
+		}
 	}
-	return out, nil
+	return out, hosts
+}
+
+// hostOf is the host of a route's pattern, [METHOD ][HOST]/PATH, or "": whoever
+// deploys a route for a host declares that the node answers for it.
+func hostOf(pattern string) string {
+	if _, rest, ok := strings.Cut(pattern, " "); ok {
+		pattern = strings.TrimSpace(rest)
+	}
+	host, _, _ := strings.Cut(pattern, "/")
+	return host
 }
 
 // checkTokens lets the gateway check bearer tokens.
