@@ -20,6 +20,7 @@ import (
 type pools struct {
 	n    *Node
 	code *bus.Table // key of compiled code -> digest of the blob that holds it
+	kept sync.Map   // what code was seen to hold: string -> lode.Digest
 
 	byPtr sync.Map // *lode.Revision -> *pooled; a cache over byID
 
@@ -158,12 +159,13 @@ func (p *pools) count(ns lode.Namespace, name lode.Name) (warm, busy int) {
 
 // source reads an artifact and its compiled code from the store.
 func (p *pools) source(artifact lode.Digest) engine.Source {
-	return source{store: p.n.artifacts, code: p.code, artifact: artifact}
+	return source{store: p.n.artifacts, code: p.code, kept: &p.kept, artifact: artifact}
 }
 
 type source struct {
 	store    *store.Store
 	code     *bus.Table
+	kept     *sync.Map
 	artifact lode.Digest
 }
 
@@ -172,8 +174,14 @@ func (s source) Module(ctx context.Context) ([]byte, error) {
 	return readBlob(ctx, s.store, s.artifact)
 }
 
-// Code reads compiled code.
+// Code reads compiled code. A blob that the table once named is as good as the
+// one that it names now, as long as it is there.
 func (s source) Code(ctx context.Context, key string) ([]byte, bool, error) {
+	if d, ok := s.kept.Load(key); ok {
+		if b, err := readBlob(ctx, s.store, d.(lode.Digest)); err == nil {
+			return b, true, nil
+		}
+	}
 	e, ok, err := s.code.Get(ctx, key)
 	if err != nil || !ok {
 		return nil, false, err
@@ -186,6 +194,9 @@ func (s source) Code(ctx context.Context, key string) ([]byte, bool, error) {
 	if k := lode.KindOf(err); k == lode.NotFound || k == lode.Damaged { // it can be made again
 		return nil, false, nil
 	}
+	if err == nil {
+		s.kept.Store(key, d)
+	}
 	return b, err == nil, err
 }
 
@@ -196,7 +207,9 @@ func (s source) Keep(ctx context.Context, key string, code []byte) error {
 		return err
 	}
 	text, _ := d.MarshalText() // never fails
-	_, err = s.code.Put(ctx, key, text)
+	if _, err = s.code.Put(ctx, key, text); err == nil {
+		s.kept.Store(key, d)
+	}
 	return err
 }
 
