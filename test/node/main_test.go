@@ -69,7 +69,7 @@ func long() bool { return os.Getenv("LODE_LONG") != "" }
 // rounds is how often a crash test kills the node.
 func rounds(short int) int {
 	if long() {
-		return 20 * short
+		return 6 * short
 	}
 	return short
 }
