@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"lode"
 )
@@ -107,13 +108,22 @@ type failure struct {
 	Stack   []string `json:"stackTrace,omitempty"`
 }
 
+// shortType is a Go type as aws-lambda-go has it: errorString of
+// *errors.errorString. Other languages' types have no dot.
+func shortType(t string) string {
+	if strings.HasPrefix(t, "*") || strings.Contains(t, ".") {
+		return t[strings.LastIndexByte(t, '.')+1:]
+	}
+	return t
+}
+
 // functionFailure tells whether err is the function's own failure, which is a
 // 200 with X-Amz-Function-Error. begun: the function had begun to answer.
 func functionFailure(err error, id lode.InvocationID, begun bool) (failure, bool) {
 	e := lode.AsError(err)
 	switch {
 	case e.Kind == lode.Crashed && e.Guest != nil:
-		return failure{e.Guest.Type, e.Guest.Message, e.Guest.Stack}, true
+		return failure{shortType(e.Guest.Type), e.Guest.Message, e.Guest.Stack}, true
 	case e.Kind == lode.Crashed:
 		return failure{Type: "Runtime.ExitError", Message: fmt.Sprintf("RequestId: %s Error: %s", id, e.Error())}, true
 	case e.Kind == lode.Deadline:

@@ -405,7 +405,14 @@ func (a apps) SetAlias(ctx context.Context, ns lode.Namespace, fn lode.Name, al 
 type blobs struct{ *Node }
 
 func (b blobs) HasBlob(ctx context.Context, _ lode.Namespace, d lode.Digest) (bool, error) {
-	return b.artifacts.Has(ctx, d)
+	a, err := b.artifacts.Open(ctx, d) // and not only look: what is damaged must come again
+	switch lode.KindOf(err) {
+	case "":
+		return true, a.Close()
+	case lode.NotFound, lode.Damaged:
+		return false, nil
+	}
+	return false, err
 }
 
 // PutBlob stores r under d. The digest is checked while the bytes come in: a

@@ -36,13 +36,17 @@ func (n *Node) queued() (sum float64) {
 // keepJobs is how long jobs that have ended are remembered.
 const keepJobs = 7 * 24 * time.Hour
 
-// pruneJobs forgets old jobs, at the start and once an hour.
-func (n *Node) pruneJobs(ctx context.Context) {
+// sweep forgets old jobs and artifacts, at the start and once an hour.
+func (n *Node) sweep(ctx context.Context) {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
 	for {
-		if _, err := n.jobs.Prune(ctx, time.Now().Add(-keepJobs)); err != nil && ctx.Err() == nil {
+		now := time.Now()
+		if _, err := n.jobs.Prune(ctx, now.Add(-keepJobs)); err != nil && ctx.Err() == nil {
 			n.cfg.Logger.Warn("old jobs are not forgotten", "err", err)
+		}
+		if _, err := n.collectArtifacts(ctx, now.Add(-keepArtifacts)); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("old artifacts are not deleted", "err", err)
 		}
 		select {
 		case <-t.C:

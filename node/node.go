@@ -342,7 +342,7 @@ func (n *Node) openGateway(context.Context) (err error) {
 }
 
 func (n *Node) openMetrics(context.Context) error {
-	n.background.Go(func() { n.pruneJobs(n.ctx) })
+	n.background.Go(func() { n.sweep(n.ctx) })
 	return n.gauges()
 }
 

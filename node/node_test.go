@@ -3,11 +3,14 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,4 +115,78 @@ func TestDeployCallRestart(t *testing.T) {
 	if status, body := post(t, n.URL()+"/fn/hello", `"again"`); status != 200 || body != `"hello again"` {
 		t.Fatalf("after a restart: %d %s", status, body)
 	}
+}
+
+// TestDamagedArtifact: a module that went bad on the disk is found, named, and
+// mended by putting it again.
+func TestDamagedArtifact(t *testing.T) {
+	a := built(t, hello)
+	dir := t.TempDir()
+	n, c := open(t, dir)
+	app := lode.App{Name: "greet", Functions: map[lode.Name]lode.Function{"hello": spec(a)}}
+	deploy(t, c, a, app)
+	if err := n.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	path := find(t, filepath.Join(dir, "blobs"), a.Digest.String())
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, b, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	n, c = open(t, dir)
+	if status, body := post(t, n.URL()+"/fn/hello", `"you"`); status != 500 || !strings.Contains(body, `"damaged"`) || !strings.Contains(body, a.Digest.Short()) {
+		t.Errorf("damaged: %d %s", status, body)
+	}
+	if has, err := c.HasBlob(t.Context(), a.Digest); has || err != nil {
+		t.Fatalf("the damaged module counts as there: %v %v", has, err)
+	}
+	deploy(t, c, a, app)
+	if status, body := post(t, n.URL()+"/fn/hello", `"you"`); status != 200 || body != `"hello you"` {
+		t.Errorf("mended: %d %s", status, body)
+	}
+}
+
+// TestCollectArtifacts: what no revision names goes, with its native code; what
+// is deployed stays.
+func TestCollectArtifacts(t *testing.T) {
+	n, c := open(t, t.TempDir())
+	kept, gone := built(t, hello), built(t, strings.ReplaceAll(hello, "hello ", "goodbye "))
+	deploy(t, c, kept, lode.App{Name: "greet", Functions: map[lode.Name]lode.Function{"hello": spec(kept)}})
+	if err := c.PutBlob(t.Context(), gone.Digest, int64(len(gone.Wasm)), bytes.NewReader(gone.Wasm)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.DescribeBlob(t.Context(), gone.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if blobs, err := n.collectArtifacts(t.Context(), time.Now().Add(-time.Hour)); blobs != 0 || err != nil {
+		t.Fatalf("young: %d %v", blobs, err)
+	}
+	if blobs, err := n.collectArtifacts(t.Context(), time.Now().Add(time.Hour)); blobs != 2 || err != nil {
+		t.Fatalf("old: %d %v; want the module and its code", blobs, err)
+	}
+	if has, err := c.HasBlob(t.Context(), kept.Digest); !has || err != nil {
+		t.Errorf("the deployed module is gone: %v", err)
+	}
+	if status, body := post(t, n.URL()+"/fn/hello", `"you"`); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+// find returns the path of the file of that name.
+func find(t *testing.T, root, name string) (path string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+		if filepath.Base(p) == name {
+			path = p
+		}
+		return err
+	})
+	if err != nil || path == "" {
+		t.Fatalf("no %s below %s: %v", name, root, err)
+	}
+	return path
 }

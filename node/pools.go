@@ -1,10 +1,13 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"lode"
@@ -186,8 +189,8 @@ func (s source) Code(ctx context.Context, key string) ([]byte, bool, error) {
 	if err != nil || !ok {
 		return nil, false, err
 	}
-	var d lode.Digest
-	if err := d.UnmarshalText(e.Value); err != nil {
+	d, _, err := parseCode(e.Value)
+	if err != nil {
 		return nil, false, err
 	}
 	b, err := readBlob(ctx, s.store, d)
@@ -200,14 +203,21 @@ func (s source) Code(ctx context.Context, key string) ([]byte, bool, error) {
 	return b, err == nil, err
 }
 
+// parseCode reads an entry of the table of compiled code: the digest of the
+// code, and that of the artifact for which it was compiled last.
+func parseCode(value []byte) (code, artifact lode.Digest, err error) {
+	c, a, _ := bytes.Cut(value, []byte{' '})
+	err = errors.Join(code.UnmarshalText(c), artifact.UnmarshalText(a))
+	return code, artifact, err
+}
+
 // Keep keeps compiled code.
 func (s source) Keep(ctx context.Context, key string, code []byte) error {
 	d, err := s.store.PutBytes(ctx, code)
 	if err != nil {
 		return err
 	}
-	text, _ := d.MarshalText() // never fails
-	if _, err = s.code.Put(ctx, key, text); err == nil {
+	if _, err = s.code.Put(ctx, key, []byte(d.String()+" "+s.artifact.String())); err == nil {
 		s.kept.Store(key, d)
 	}
 	return err
@@ -241,8 +251,19 @@ func (p *pools) Done(r *invoke.Record) {
 		Arrived: r.Start, End: r.End, Usage: telemetry.Usage(r.Usage), Status: r.Status, Caller: r.Request.Caller, Method: r.Request.Method, Path: r.Request.Path}
 	if r.Err != nil {
 		t.Kind, t.Detail = string(r.Err.Kind), r.Err.Detail
+		e.seen.Log(t.ID, slog.LevelError, failure(r.Err))
 	}
 	e.seen.Done(&t)
+}
+
+// failure is how an invocation's end reads in the log: a crash is looked for
+// there first.
+func failure(e *lode.Error) string {
+	text := string(e.Kind) + ": " + e.Error()
+	if g := e.Guest; g != nil && len(g.Stack) > 0 {
+		text += "\n\t" + strings.Join(g.Stack, "\n\t")
+	}
+	return text
 }
 
 // Line takes a guest's line to the log.

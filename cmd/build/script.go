@@ -183,7 +183,7 @@ func scriptHint(text string) string {
 	case len(m) == 0:
 	case strings.HasPrefix(text, "Could not resolve"):
 		if name := m[0][1]; strings.HasPrefix(name, "node:") || slices.Contains(builtins, name) {
-			return fmt.Sprintf("%s is part of Node: set \"engine: process\" to run on Node, or install a package that replaces it", name)
+			return fmt.Sprintf("%s is part of Node, which comes in a later version: install a package that replaces it", name)
 		} else if !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "/") {
 			return "npm install " + name
 		}

@@ -141,7 +141,7 @@ export const job = { map: (s: any) => [...s.records()].length, merge: (a: number
 		{"fetch", abitest.Call{Head: head(), Body: []byte("you")}, `{"greeting":"hello you","mode":"fast","pad":"<x>","method":"POST","color":"red"}`, "", "later {a: 1}"},
 		{"stream", abitest.Call{Head: head(":path", "/stream"), Chunks: [][]byte{[]byte("ab"), []byte("cd"), []byte("ef")}, Credit: 1}, "abcdef", "", ""},
 		{"mapped stack", abitest.Call{Head: head(":path", "/boom")}, "", "TypeError: cannot read property 'field' of null explode (src/worker.ts:18:10)", ""},
-		{"missing global", abitest.Call{Head: head(":path", "/node")}, "", `ReferenceError: process is not defined: the JavaScript here has no process; set "engine: process" to run on Node`, ""},
+		{"missing global", abitest.Call{Head: head(":path", "/node")}, "", `ReferenceError: process is not defined: the JavaScript here has no process; Node itself comes in a later version`, ""},
 		{"never settles", abitest.Call{Head: head(":path", "/never")}, "", "NeverSettled: ", ""},
 		{"schedule", abitest.Call{Head: head(":kind", "schedule", ":schedule", "2026-01-02T03:04:05Z")}, "", "", "tick 1767323045000"},
 		{"queue", abitest.Call{Head: head(":kind", "queue"), Body: []byte(`{"queue":"q","messages":[{"id":"a","attempt":1,"time":"2026-01-02T03:04:05Z","type":"application/json","body":"eyJuIjoxfQ=="},{"id":"b","attempt":1,"time":"2026-01-02T03:04:05Z","type":"application/json","body":"eyJuIjoyfQ=="}]}`)}, `{"retry":["b"]}`, "", ""},
@@ -176,7 +176,7 @@ func TestScriptRefusals(t *testing.T) {
 	tests := []struct{ name, text, want, hint string }{
 		{"syntax", "export default {\n  fetch( {\n};", "index.js:3:2: Expected \")\" but found \";\"", ""},
 		{"package", "import x from 'left-pad'; export default x", "index.js:1:15: Could not resolve \"left-pad\"", "npm install left-pad"},
-		{"node", "import fs from 'node:fs'; export default () => fs", "Could not resolve \"node:fs\"", "engine: process"},
+		{"node", "import fs from 'node:fs'; export default () => fs", "Could not resolve \"node:fs\"", "later version"},
 		{"agent", "import { Agent } from 'lode'; export class Cart extends Agent {}", "Agent", "agents come later"},
 		{"durable object", "import { DurableObject } from 'cloudflare:workers'; export class Cart extends DurableObject {}", "DurableObject", "agents come later"},
 	}

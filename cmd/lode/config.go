@@ -127,14 +127,20 @@ func writePrivate(path string, b []byte) error {
 
 // setCurrent writes the pointer and returns what takes it away again.
 func (c *cli) setCurrent(cur current) func() {
+	before, had := c.readCurrent()
 	b, _ := json.Marshal(cur)
 	if err := writePrivate(c.currentPath(), append(b, '\n')); err != nil {
 		c.hint("later commands will not find this node by themselves: %v", err)
 		return func() {}
 	}
 	return func() {
-		if now, ok := c.readCurrent(); ok && now.PID == cur.PID && now.URL == cur.URL {
-			os.Remove(c.currentPath())
+		if now, ok := c.readCurrent(); !ok || now.PID != cur.PID || now.URL != cur.URL {
+			return
+		}
+		os.Remove(c.currentPath())
+		if had && alive(before.PID) { // a node that was there before, and still is
+			b, _ := json.Marshal(before)
+			writePrivate(c.currentPath(), append(b, '\n'))
 		}
 	}
 }
@@ -190,6 +196,12 @@ func (c *cli) target() (api.Config, error) {
 
 // local fills in what the nodes of this machine left behind.
 func (c *cli) local(out api.Config) api.Config {
+	if dir := c.getenv("LODE_DIR"); dir != "" && out.URL == "" { // a folder that was named is the node that was meant
+		if sock := filepath.Join(dir, "lode.sock"); isSocket(sock) {
+			out.URL = "unix://" + sock
+			return out
+		}
+	}
 	cur, running := c.readCurrent()
 	if running && (out.URL == "" || sameURL(out.URL, cur.URL)) {
 		out.URL = cur.URL

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lode"
+	"lode/cmd/build"
 )
 
 // templates holds one folder for each language and kind, LANG-KIND. NAME in a
@@ -43,6 +44,9 @@ func (c *cli) newCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := writeGoModule(dir, name); err != nil {
+				return err
+			}
 			c.say("%s", strings.TrimSpace(strings.ReplaceAll(next, "DIR", dir)))
 			return nil
 		},
@@ -50,6 +54,25 @@ func (c *cli) newCmd() *cobra.Command {
 	cmd.Flags().StringVar(&lang, "lang", "go", strings.Join(languages, ", "))
 	cmd.Flags().StringVar(&kind, "kind", "function", strings.Join(kinds, ", "))
 	return cmd
+}
+
+// writeGoModule lets editors and `go run .` find the SDK in each folder of Go
+// code below dir. Building needs no go.mod.
+func writeGoModule(dir string, name lode.Name) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" {
+			return err
+		}
+		mod := filepath.Join(filepath.Dir(path), "go.mod")
+		if _, err := os.Stat(mod); err == nil {
+			return nil
+		}
+		text, err := build.GoModule(name, "")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(mod, []byte(text), 0o644)
+	})
 }
 
 func checkTemplate(lang, kind string) error {

@@ -185,6 +185,21 @@ func readEgress(p *parser, n *yaml.Node, f *fn) {
 	}
 }
 
+// onlyOne takes the number 1: what another one would ask for comes later.
+func onlyOne(hint string, set func(*fn)) shape[fn] {
+	return shape[fn]{object{"enum": []any{1}}, func(p *parser, n *yaml.Node, f *fn) {
+		v := p.resolve(n)
+		if v == nil {
+			return
+		}
+		if v.Kind == yaml.ScalarNode && (v.Value == "1" || v.Value == "1.0") {
+			set(f)
+			return
+		}
+		p.failAt(v, wrong(hint, "this version of Lode takes 1 here, and nothing else"))
+	}}
+}
+
 // readGPU takes what asks for no device.
 func readGPU(p *parser, n *yaml.Node, _ *fn) {
 	v := p.resolve(n)

@@ -106,7 +106,7 @@ functions:
     timeout: {start: 1m, total: 2m, idle: 1d}
     gpu: [H100, none]
     memory: 1GiB
-    cpu: 0.5
+    cpu: 1
     retry: {attempts: 5, first: 2s, max: 1m, dead: small}
   grep: {run: [./grep.wasm, -c, free], ok_exit: [0, 1], reduce: sum}
   bare:
@@ -148,7 +148,7 @@ func TestLarge(t *testing.T) {
 }
 
 func TestMergeKeysAndAnchors(t *testing.T) {
-	d, err := Parse([]byte("functions:\n  a: &base {memory: 64MiB, cpu: 2}\n  b: {<<: *base, cpu: 1}\n"), "/x", nil)
+	d, err := Parse([]byte("functions:\n  a: &base {memory: 64MiB, cpu: 1}\n  b: {<<: *base, cpu: 1}\n"), "/x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func codeFields() []field[fn] {
 func limitFields() []field[fn] {
 	return []field[fn]{
 		{key: "memory", about: "of one sandbox", as: sizeOf(mib, 4*gib, func(f *fn) *int64 { return &f.Limits.Memory })},
-		{key: "cpu", about: "cores", as: floatOf(0.01, 1024, func(f *fn) *float64 { return &f.Limits.CPU })},
+		{key: "cpu", about: "1: a sandbox computes on one core", as: onlyOne("leave it out: a sandbox computes on one core; several invocations use several", func(f *fn) { f.Limits.CPU = 1 })},
 		refused[fn]("cpu_features", "choice by CPU features", "leave it out: WebAssembly's SIMD works on every node"),
 		{key: "gpu", about: "0: this version gives no devices", as: shape[fn]{object{"enum": []any{0, "none"}}, readGPU}},
 		{key: "timeout", about: "{start, total, idle}, or total alone", as: either(mapOf([]field[fn]{
@@ -169,7 +169,7 @@ func limitFields() []field[fn] {
 		{key: "scale", about: "sandboxes", as: mapOf([]field[fn]{
 			{key: "min", as: intOf(0, 10_000, func(f *fn) *int { return &f.Limits.ScaleMin })},
 			{key: "max", as: intOf(0, 100_000, func(f *fn) *int { return &f.Limits.ScaleMax })},
-			{key: "each", as: intOf(1, 10_000, func(f *fn) *int { return &f.Limits.Each })},
+			{key: "each", as: onlyOne("leave it out: every invocation has a sandbox of its own", func(f *fn) { f.Limits.Each = 1 })},
 		}, func(f *fn) *fn { return f })},
 		{key: "queue_max", about: "invocations that may wait", as: intOf(0, 1_000_000, func(f *fn) *int { return &f.Limits.QueueMax })},
 		{key: "body", about: "of a buffered request; streams have no limit", as: sizeOf(0, gib, func(f *fn) *int64 { return &f.Limits.Body })},

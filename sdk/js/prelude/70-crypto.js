@@ -2,7 +2,7 @@
 
 const hashes = { "SHA-1": [1, 64, 20], "SHA-256": [256, 64, 32], "SHA-384": [384, 128, 48], "SHA-512": [512, 128, 64] };
 const nameOf = (a) => String(typeof a === "string" ? a : a?.name).toUpperCase();
-const unsupported = (what) => new DOMException(`crypto.subtle here has no ${what}: set "engine: process" to run on Node`, "NotSupportedError");
+const unsupported = (what) => new DOMException(`crypto.subtle here has no ${what}: Node itself comes in a later version`, "NotSupportedError");
 const hashOf = (a) => {
   const h = hashes[nameOf(a)];
   if (!h) throw unsupported(nameOf(a));

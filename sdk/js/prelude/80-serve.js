@@ -375,7 +375,7 @@ const failure = (e) => {
     type = e.type || e.name || "Error";
     message = String(e.message);
     const m = /^'?([A-Za-z_$][\w$]*)'? is not defined/.exec(message);
-    if (e instanceof ReferenceError && m && elsewhere.has(m[1])) message += `: the JavaScript here has no ${m[1]}; set "engine: process" to run on Node`;
+    if (e instanceof ReferenceError && m && elsewhere.has(m[1])) message += `: the JavaScript here has no ${m[1]}; Node itself comes in a later version`;
     stack = mapped(e.stack);
   }
   host.fail(JSON.stringify({ type, message, stack }));
