@@ -161,16 +161,6 @@ func countOf[T any](lo, hi int64, at func(*T) *int64) shape[T] {
 	}, at)
 }
 
-func floatOf[T any](lo, hi float64, at func(*T) *float64) shape[T] {
-	return scalar(object{"type": "number", "minimum": lo, "maximum": hi}, "a number", func(s string) (float64, error) {
-		v, err := strconv.ParseFloat(s, 64)
-		if err != nil || !(v >= lo && v <= hi) {
-			return 0, wrong("", "want a number from %v to %v, not %q", lo, hi, clip(s))
-		}
-		return v, nil
-	}, at)
-}
-
 func boolOf[T any](at func(*T) *bool) shape[T] {
 	return scalar(object{"type": "boolean"}, "true or false", parseBool, at)
 }

@@ -35,10 +35,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// DirEnv is the environment variable with a folder for a worker's own files.
-// It is removed with the Driver, however its workers have ended.
-const DirEnv = "LODE_WORKER_DIR"
-
 // Driver runs guests in worker processes. It is safe for concurrent use.
 type Driver struct {
 	c    Config

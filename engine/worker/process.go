@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +35,7 @@ type process struct {
 func (d *Driver) start(ns lode.Namespace) (*process, error) {
 	p := &process{d: d, ns: ns, end: make(chan struct{}), asked: map[uint64]chan *frame{}, calls: map[uint64]*inbox{}}
 	p.cmd = exec.Command(d.c.Command[0], d.c.Command[1:]...)
-	p.cmd.Env = append(slices.Clone(d.c.Env), DirEnv+"="+d.dir)
+	p.cmd.Env = d.c.Env
 	isolate(p.cmd)
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
