@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,7 +202,7 @@ func (n *Node) openJobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Deliver: jobs{n}.deliver, Log: n.cfg.Logger})
+	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Cores: runtime.NumCPU(), Deliver: jobs{n}.deliver, Log: n.cfg.Logger})
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,9 @@ func (b *builder) planC() (p cPlan, err error) {
 	if p.tool, err = findClang(); err != nil {
 		return p, err
 	}
-	p.flags = []string{"-O2", "-msimd128", "-mbulk-memory", "-Wall", "-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=262144", "-fno-color-diagnostics"}
+	// -O2 goes to the compiler alone: told of it, clang's driver runs any wasm-opt
+	// that it finds, and an old one refuses SIMD.
+	p.flags = []string{"-Xclang", "-O2", "-msimd128", "-mbulk-memory", "-Wall", "-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=262144", "-fno-color-diagnostics"}
 	if handler && !libc {
 		p.flags = append(p.flags, "--target=wasm32", "-nostdlib", "-Wl,--no-entry")
 		return p, nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lode"
+	"lode/data"
 	"lode/data/reduce"
 	"lode/data/words"
 	"lode/store"
@@ -256,7 +257,7 @@ func (r *run) attempt(ctx context.Context, job *Job, m *lode.Manifest, i, n int,
 		}
 	})
 	if job.What.Builtin == BuiltinWords {
-		return r.countWords(i, b)
+		return r.countWords(ctx, m, i, b)
 	}
 	task := Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, Version: job.Version, What: job.What,
 		Shard: m.Shards[i], Index: i, Attempt: n, Records: m.Records, Path: b.Path(), Size: b.Size(), Deadline: deadline}
@@ -278,10 +279,27 @@ func (r *run) attempt(ctx context.Context, job *Job, m *lode.Manifest, i, n int,
 
 // countWords is the native job: it stays in this process, so its partial is
 // not moved, and is written as bytes only for a checkpoint.
-func (r *run) countWords(i int, b *store.Blob) (reduce.State, error) {
-	var c *words.Counts
+func (r *run) countWords(ctx context.Context, m *lode.Manifest, i int, b *store.Blob) (reduce.State, error) {
+	var idx lode.FileIndex // of a dataset of files: no word goes over a file's end
+	if m.Records == lode.RecordsFiles {
+		var err error
+		if idx, err = r.jobs.cfg.Datasets.Index(ctx, m, i); err != nil {
+			return nil, err
+		}
+	}
+	c := new(words.Counts)
 	begin := r.jobs.cfg.Now()
-	if err := b.View(func(content []byte) error { c = words.Count(content); return nil }); err != nil {
+	err := b.View(func(content []byte) error {
+		if m.Records != lode.RecordsFiles {
+			c.Add(content)
+			return nil
+		}
+		for _, file := range data.Files(content, idx) {
+			c.Add(file)
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	r.update(func(j *Job) { j.CPU += r.jobs.cfg.Now().Sub(begin) })

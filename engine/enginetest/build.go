@@ -26,7 +26,7 @@ func C(t testing.TB, name string) []byte {
 	}
 	src := read(t, "testdata/c/"+name+".c")
 	files := map[string][]byte{"lode.h": read(t, "testdata/c/lode.h"), "guest.c": src}
-	args := []string{"--target=wasm32-wasi", "-O2", "-o", "guest.wasm", "guest.c"}
+	args := []string{"--target=wasm32-wasi", "-Xclang", "-O2", "-o", "guest.wasm", "guest.c"}
 	if !bytes.Contains(src, []byte("int main(")) {
 		args = append(args, "-mexec-model=reactor")
 	}

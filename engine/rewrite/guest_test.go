@@ -15,7 +15,7 @@ import (
 
 // built guests, each made once in a run.
 var cGuest = sync.OnceValues(func() ([]byte, error) {
-	return build("clang", "--target=wasm32", "-nostdlib", "-O2", "-mbulk-memory", "-Wl,--no-entry", "-o", "OUT", "testdata/kernels.c")
+	return build("clang", "--target=wasm32", "-nostdlib", "-Xclang", "-O2", "-mbulk-memory", "-Wl,--no-entry", "-o", "OUT", "testdata/kernels.c")
 })
 
 var goGuest = sync.OnceValues(func() ([]byte, error) {

@@ -18,7 +18,7 @@ func compile(t *testing.T, flags ...string) []byte {
 		t.Skip("no clang")
 	}
 	out := filepath.Join(t.TempDir(), "guest.wasm")
-	args := append(flags, "-O2", "-Wall", "-Wextra", "-Werror", "-msimd128", "-mbulk-memory", "-I.", "-o", out, "testdata/vectors.c")
+	args := append(flags, "-Xclang", "-O2", "-Wall", "-Wextra", "-Werror", "-msimd128", "-mbulk-memory", "-I.", "-o", out, "testdata/vectors.c")
 	if b, err := exec.Command("clang", args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
