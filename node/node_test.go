@@ -190,3 +190,28 @@ func find(t *testing.T, root, name string) (path string) {
 	}
 	return path
 }
+
+// TestHostRoute: a declared route with a host makes the node answer for that
+// host, and for no other.
+func TestHostRoute(t *testing.T) {
+	a := built(t, hello)
+	n, c := open(t, t.TempDir())
+	f := spec(a)
+	f.Routes, f.Access = []string{"POST shop.example.com/greet"}, lode.AccessPublic
+	deploy(t, c, a, lode.App{Name: "greet", Functions: map[lode.Name]lode.Function{"hello": f}})
+	for host, want := range map[string]int{"shop.example.com": 200, "other.example.com": 421} {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", n.URL()+"/greet", strings.NewReader(`"you"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("host %s: %d, want %d", host, resp.StatusCode, want)
+		}
+	}
+}
