@@ -1,9 +1,10 @@
 #!/bin/sh
 # Builds quickjs.wasm.gz beside this script from the QuickJS-ng sources inside
 # the crate rquickjs-sys. Needs cargo, clang (14 or newer), lld, wasi-libc and
-# the wasm32 builtins, and binaryen (108) for wasm-opt; on Debian: apt install
-# clang lld wasi-libc libclang-rt-14-dev-wasm32 binaryen. The module depends
-# only on their versions, which README.md names.
+# the wasm32 builtins; on Debian: apt install clang lld wasi-libc
+# libclang-rt-14-dev-wasm32. The module depends only on their versions, which
+# README.md names. Linking is not told of -O: clang would run any wasm-opt that
+# it finds.
 set -eu
 CRATE=0.14.0
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,8 +25,5 @@ for f in shim sha heap; do
 done
 clang --target=wasm32-wasi -mexec-model=reactor -Wl,--strip-all -Wl,--stack-first -Wl,-z,stack-size=1048576 \
 	-o quickjs.wasm quickjs.o libregexp.o libunicode.o dtoa.o shim.o sha.o heap.o -lm -lwasi-emulated-process-clocks -lwasi-emulated-signal
-# wazero compiles what it is given and improves little: this is a third of the
-# time of an invocation.
-wasm-opt -O4 --enable-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int --enable-mutable-globals quickjs.wasm -o quickjs-opt.wasm
-gzip -9nc quickjs-opt.wasm >"$here/quickjs.wasm.gz"
-ls -l quickjs-opt.wasm "$here/quickjs.wasm.gz"
+gzip -9nc quickjs.wasm >"$here/quickjs.wasm.gz"
+ls -l quickjs.wasm "$here/quickjs.wasm.gz"
