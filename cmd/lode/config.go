@@ -265,3 +265,13 @@ func (c *cli) api() (*api.Client, error) {
 	c.client, err = api.New(t)
 	return c.client, err
 }
+
+// named is the name that word is, and the client to ask about it.
+func (c *cli) named(word string) (lode.Name, *api.Client, error) {
+	name, err := lode.ParseName(word)
+	if err != nil {
+		return "", nil, err
+	}
+	client, err := c.api()
+	return name, client, err
+}

@@ -200,11 +200,7 @@ func (c *cli) dataShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show a dataset and its versions", Args: exactly(1), ValidArgsFunction: c.completeNames(api.KindDataset),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := lode.ParseName(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.api()
+			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
 			}
@@ -239,11 +235,7 @@ func (c *cli) dataCat() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "cat NAME", Short: "Print a dataset's bytes", Args: exactly(1), ValidArgsFunction: c.completeNames(api.KindDataset),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := lode.ParseName(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.api()
+			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
 			}
@@ -332,11 +324,7 @@ func (c *cli) dataRm() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm NAME", Short: "Remove a dataset, or one old version of it", Args: exactly(1), ValidArgsFunction: c.completeNames(api.KindDataset),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := lode.ParseName(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.api()
+			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
 			}

@@ -80,11 +80,7 @@ func (c *cli) showCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "show NAME", Short: "Show everything about a name", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := lode.ParseName(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.api()
+			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
 			}

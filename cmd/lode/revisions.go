@@ -46,11 +46,7 @@ func (c *cli) historyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "history NAME", Short: "List a function's revisions", Args: exactly(1), ValidArgsFunction: c.completeNames(api.KindFunction),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := lode.ParseName(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.api()
+			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
 			}
