@@ -93,6 +93,14 @@ func (g *guestReducer) Parse(body []byte, kind string) (reduce.State, error) {
 	return &guestState{g, body, kind, true}, nil
 }
 
+// Unpack implements reduce.Reducer.
+func (g *guestReducer) Unpack(body []byte, kind string) (reduce.State, error) {
+	return g.Parse(body, kind)
+}
+
+// Pack implements reduce.State: what the guest answered, as it is.
+func (s *guestState) Pack() ([]byte, string, error) { return s.body, s.kind, nil }
+
 // Merge implements reduce.State.
 func (s *guestState) Merge(ctx context.Context, right reduce.State) (reduce.State, error) {
 	r := right.(*guestState)

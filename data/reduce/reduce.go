@@ -24,6 +24,9 @@ type State interface {
 	Merge(ctx context.Context, right State) (State, error)
 	// Encode writes the result and its media type.
 	Encode() (body []byte, contentType string, err error)
+	// Pack writes the state so that Reducer.Unpack gives one that merges to the
+	// same bits. The bytes may be shared with the state.
+	Pack() (body []byte, contentType string, err error)
 }
 
 // Reducer makes states. Implementations are safe for concurrent use.
@@ -32,6 +35,9 @@ type Reducer interface {
 	Zero() State
 	// Parse reads what a shard answered. body may be kept.
 	Parse(body []byte, contentType string) (State, error)
+	// Unpack reads what Pack of a state of this reducer wrote; Invalid for other
+	// bytes. body may be kept.
+	Unpack(body []byte, contentType string) (State, error)
 }
 
 // Names lists the built-in reducers.
