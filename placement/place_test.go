@@ -72,7 +72,7 @@ func TestPlace(t *testing.T) {
 		{"who drains is better than nobody", Work{}, "a own draining\nb down\nc down", "a", ""},
 		{"nobody", Work{}, "a own down\nb down", "", ""},
 		{"a slow one", Work{Run: 0.001}, "a own queue=400\nb slow=10\nc hop=0.001", "c", ""},
-		{"own runs it slowly", Work{}, "a own run=0.05\nb run=0.005\nc run=0.005 hop=0.02", "b", "b c"},
+		{"own runs it slowly", Work{}, "a own run=0.05\nb run=0.005\nc run=0.005 hop=0.02", "b", ""},
 		{"silence", Work{}, "a own queue=400\nb hop=0.4\nc hop=0.001", "c", ""},
 		{"more memory, in a tie", Work{}, "a own down\nb memory=1000\nc memory=100000", "c", ""},
 		{"the bytes", Work{Kind: Shard, Copies: 1}, "a own missing=64000000\nb\nc missing=64000000", "b", ""},
