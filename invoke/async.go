@@ -3,7 +3,6 @@ package invoke
 import (
 	"context"
 	"io"
-	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +19,7 @@ const (
 	noteKinds   = " " // between kind and detail in the note of an item
 )
 
-// calls is the asynchronous work of a Service.
+// calls is the asynchronous work of a Keeper.
 //
 //	queued -> running -> done
 //	   ^         |-----> failed -> (queued, by replay)
@@ -30,11 +29,10 @@ const (
 // a cycle that is in the table is the end of it, whoever wrote it. entries
 // mirror both in memory.
 type calls struct {
-	s      *Service
-	table  Table
-	bodies Table
-	keys   Table
-	slots  chan struct{} // one a running attempt
+	keyTables
+	k     *Keeper
+	table Table
+	slots chan struct{} // one a running attempt
 
 	intake     context.Context // ends when nothing more may begin
 	stopIntake context.CancelFunc
@@ -42,7 +40,7 @@ type calls struct {
 	mu      sync.Mutex
 	entries map[string]*entry // by callKey
 	pullers map[string]bool   // by queue
-	flights map[string]*flight
+	putting map[string]int    // by callKey: how many are being stored
 }
 
 // entry is one asynchronous invocation. calls.mu guards it.
@@ -57,6 +55,7 @@ type entry struct {
 	cycle    int
 	attempts int
 	ended    time.Time
+	rev      uint64          // of its record; 0: it has none
 	done     chan struct{}   // closed when it ended
 	cancel   func(err error) // while running
 }
@@ -66,14 +65,15 @@ func (e *entry) over() bool { return e.state != lode.StateQueued && e.state != l
 func (e *entry) work() *work { return &work{ID: e.id, Namespace: e.ns, Function: e.fn, Cycle: e.cycle} }
 
 // openCalls reads what a former process left.
-func openCalls(ctx context.Context, s *Service) (*calls, error) {
-	c := &calls{s: s, slots: make(chan struct{}, s.cfg.AsyncSlots), entries: make(map[string]*entry), pullers: make(map[string]bool), flights: make(map[string]*flight)}
-	c.intake, c.stopIntake = context.WithCancel(s.base)
+func openCalls(ctx context.Context, k *Keeper) (*calls, error) {
+	c := &calls{k: k, slots: make(chan struct{}, k.cfg.AsyncSlots), entries: make(map[string]*entry), pullers: make(map[string]bool), putting: make(map[string]int)}
+	c.intake, c.stopIntake = context.WithCancel(k.base)
 	var err error
-	for name, t := range map[string]*Table{"calls": &c.table, "bodies": &c.bodies, "keys": &c.keys} {
-		if *t, err = s.cfg.Tables.Table(ctx, name); err != nil {
-			return nil, err
-		}
+	if c.keyTables, err = openKeyTables(ctx, k.cfg.Tables, k.cfg.Now); err != nil {
+		return nil, err
+	}
+	if c.table, err = k.cfg.Tables.Table(ctx, "calls"); err != nil {
+		return nil, err
 	}
 	es, err := c.table.List(ctx, "")
 	if err != nil {
@@ -81,12 +81,12 @@ func openCalls(ctx context.Context, s *Service) (*calls, error) {
 	}
 	for _, e := range es {
 		if r, err := decodeRecord(e.Value); err != nil {
-			s.cfg.Logger.Error("a record of an invocation is damaged", "key", e.Key, "err", err)
+			k.cfg.Logger.Error("a record of an invocation is damaged", "key", e.Key, "err", err)
 		} else {
-			c.entries[e.Key] = entryOf(r)
+			c.entries[e.Key] = entryOf(r, e.Rev)
 		}
 	}
-	for _, q := range s.cfg.Queues.Names() {
+	for _, q := range k.cfg.Queues.Names() {
 		if rest, ok := strings.CutPrefix(q, "call/"); ok {
 			ns, fn, _ := strings.Cut(rest, "/")
 			c.loadQueue(q, lode.Namespace(ns), lode.Name(fn))
@@ -95,17 +95,17 @@ func openCalls(ctx context.Context, s *Service) (*calls, error) {
 	return c, nil
 }
 
-func entryOf(r *record) *entry {
+func entryOf(r *record, rev uint64) *entry {
 	w := &r.Work
 	e := &entry{key: w.key(), ns: w.Namespace, fn: w.Function, id: w.ID, trigger: w.Trigger, state: r.State, dead: r.Dead, cycle: w.Cycle,
-		attempts: r.Attempts, ended: r.Ended, done: make(chan struct{})}
+		attempts: r.Attempts, ended: r.Ended, rev: rev, done: make(chan struct{})}
 	close(e.done)
 	return e
 }
 
 func (c *calls) loadQueue(q string, ns lode.Namespace, fn lode.Name) {
 	for after := uint64(0); ; {
-		items := c.s.cfg.Queues.List(q, after, 1000)
+		items := c.k.cfg.Queues.List(q, after, 1000)
 		if len(items) == 0 {
 			return
 		}
@@ -130,51 +130,51 @@ func (c *calls) queued(w *work) *entry {
 
 // start begins to work on what is there.
 func (c *calls) start() {
-	for _, q := range c.s.cfg.Queues.Names() {
+	for _, q := range c.k.cfg.Queues.Names() {
 		if strings.HasPrefix(q, "call/") {
 			c.pull(q)
 		}
 	}
-	c.s.work.Go(c.janitor)
+	c.k.work.Go(c.janitor)
 }
 
-// Submit stores req durably, to be run until it succeeds or its attempts are
-// used up, and returns its id. The same idempotency key with the same body
-// gives the same id for 24 hours, with another body KeyReused.
-func (s *Service) Submit(ctx context.Context, req *lode.Request) (lode.InvocationID, error) {
-	if err := s.begin(req.Depth > 0); err != nil {
-		return "", err
-	}
-	defer s.end()
-	if s.calls == nil {
-		return "", lode.Errorf(lode.Unavailable, "this node keeps no asynchronous work")
-	}
-	rev, err := s.resolve(req)
-	if err != nil {
-		return "", err
-	}
-	if err := admissible(req, rev); err != nil {
-		return "", err
-	}
-	body, err := whole(req, rev)
-	if err != nil {
-		return "", err
+// Submit stores a request, and has it run until it succeeds or its attempts
+// are used up. One whose id is known is passed over: its sender repeats itself.
+func (k *Keeper) Submit(ctx context.Context, req *lode.Request) (id lode.InvocationID, err error) {
+	if k.calls == nil {
+		return "", noCalls()
 	}
 	own := *req
 	if own.ID == "" {
-		own.ID = lode.NewInvocationID(s.cfg.Now())
+		own.ID = lode.NewInvocationID(k.cfg.Now())
 	}
-	if own.Trigger == "" || own.Trigger == lode.TriggerHTTP || own.Trigger == lode.TriggerCall {
-		own.Trigger = lode.TriggerAsync
-	}
-	if own.IdempotencyKey != "" {
-		id, known, err := s.calls.claimKey(ctx, &own, body)
-		if err != nil || known {
-			return id, err
+	if own.Stream != nil {
+		rev, err := k.s.resolve(req)
+		if err != nil {
+			return "", err
 		}
-		own.ID = id
+		if own.Body, err = whole(req, rev); err != nil {
+			return "", err
+		}
 	}
-	return own.ID, s.calls.put(ctx, workOf(&own, s.cfg.Now()), body)
+	err = k.bounded(ctx, "store "+string(own.ID), func(ctx context.Context) error {
+		if own.IdempotencyKey != "" {
+			id, known, err := k.calls.claimKey(ctx, &own, own.Body)
+			if own.ID = id; err != nil || known {
+				return err
+			}
+		} else if k.calls.knows(callKey(own.Namespace, own.ID)) {
+			return nil
+		}
+		return k.calls.put(ctx, workOf(&own, k.cfg.Now()), own.Body)
+	})
+	return own.ID, err
+}
+
+func (c *calls) knows(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[key] != nil
 }
 
 // whole reads the body to its end, within the function's limit.
@@ -196,6 +196,11 @@ func whole(req *lode.Request, rev *lode.Revision) ([]byte, error) {
 
 // put stores w and its body, and sees to it that somebody works on it.
 func (c *calls) put(ctx context.Context, w *work, body []byte) error {
+	unmark, err := c.mark(ctx, w, body)
+	if err != nil {
+		return err
+	}
+	defer unmark()
 	inline, chunks, err := putChunks(ctx, c.bodies, requestPrefix(w.key()), body)
 	if err != nil {
 		return err
@@ -208,7 +213,7 @@ func (c *calls) put(ctx context.Context, w *work, body []byte) error {
 	if len(b)-len(inline) > maxWork {
 		return lode.Errorf(lode.TooLarge, "the request's head has %d bytes; at most %d are kept", len(b)-len(inline), maxWork)
 	}
-	if _, err := c.s.cfg.Queues.Put(ctx, bus.Item{Queue: w.queue(), ID: w.itemID(), Body: b, Remember: -1}); err != nil {
+	if _, err := c.k.cfg.Queues.Put(ctx, bus.Item{Queue: w.queue(), ID: w.itemID(), Body: b, Remember: -1}); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -228,8 +233,8 @@ func (c *calls) pull(queue string) {
 		return
 	}
 	c.pullers[queue] = true
-	c.s.cfg.Queues.Configure(queue, bus.QueueConfig{Visible: callVisible})
-	c.s.work.Go(func() { c.serve(queue) })
+	c.k.cfg.Queues.Configure(queue, bus.QueueConfig{Visible: callVisible})
+	c.k.pulls.Go(func() { c.serve(queue) })
 }
 
 // serve runs what is in one queue until it is empty. One function gets at most
@@ -244,12 +249,12 @@ func (c *calls) serve(queue string) {
 		case <-c.intake.Done():
 			return
 		}
-		ds, err := c.s.cfg.Queues.Pull(c.intake, queue, 1, callPause)
+		ds, err := c.k.cfg.Queues.Pull(c.intake, queue, 1, callPause)
 		if err != nil {
 			if c.intake.Err() != nil {
 				return
 			}
-			c.s.cfg.Logger.Error("asynchronous work cannot be pulled", "queue", queue, "err", err)
+			c.k.cfg.Logger.Error("asynchronous work cannot be pulled", "queue", queue, "err", err)
 			pause(c.intake, callPause)
 		}
 		if len(ds) == 0 {
@@ -271,7 +276,7 @@ func (c *calls) serve(queue string) {
 func (c *calls) idle(queue string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d := c.s.cfg.Queues.Depth(queue); d.Waiting+d.Ready+d.Taken > 0 {
+	if d := c.k.cfg.Queues.Depth(queue); d.Waiting+d.Ready+d.Taken > 0 {
 		return false
 	}
 	delete(c.pullers, queue)
@@ -298,54 +303,63 @@ func (c *calls) handle(d Delivery) {
 	}
 	w, inline, err := decodeWork(d.Work().Body)
 	if err != nil {
-		c.s.cfg.Logger.Error("asynchronous work is dropped", "item", d.Work().ID, "err", err)
+		c.k.cfg.Logger.Error("asynchronous work is dropped", "item", d.Work().ID, "err", err)
 		c.ack(d)
 		return
 	}
-	ctx, cancel := context.WithCancelCause(c.s.base)
+	ctx, cancel := context.WithCancelCause(c.k.base)
 	defer cancel(nil)
-	if !c.claim(w, d.Work().Deliveries, cancel) {
+	attempts, free := counted(d.Work())
+	if !c.claim(w, attempts, cancel) {
 		c.again(d, w)
 		return
 	}
-	r := &record{Work: *w, Attempts: d.Work().Deliveries}
-	next, wait := c.attempt(ctx, r, inline)
+	r := &record{Work: *w, Attempts: attempts, Part: c.k.token}
+	next, wait := c.attempt(ctx, r, inline, free)
 	switch {
-	case c.s.base.Err() != nil: // cut short by Close: it comes again
+	case c.k.base.Err() != nil: // cut short by Close, or this is not the keeper any more: it comes again
+	case next == stepWait:
+		c.release(w)
+		c.logged(d.Nak(c.k.base, wait, noteOf(r.Error, free+1)), "give back", w)
 	case next == stepRetry:
 		c.release(w)
-		c.logged(d.Nak(c.s.base, wait, noteOf(r.Error)), "give back", w)
+		c.logged(d.Nak(c.k.base, wait, noteOf(r.Error, free)), "give back", w)
 	default:
 		c.conclude(d, r)
 	}
 }
 
-// attempt runs the work and fills r with what came of it.
-func (c *calls) attempt(ctx context.Context, r *record, inline []byte) (next step, wait time.Duration) {
+// attempt runs the work and fills r with what came of it. free is how often
+// it was handed out without having begun.
+func (c *calls) attempt(ctx context.Context, r *record, inline []byte, free int) (next step, wait time.Duration) {
 	w, retry := &r.Work, lode.Retry{}
 	body, err := getChunks(ctx, c.bodies, requestPrefix(w.key()), inline, w.Chunks)
 	ans := &lode.Buffered{}
 	if err == nil {
 		req := w.request(r.Attempts, body)
 		var rev *lode.Revision
-		if rev, err = c.s.resolve(req); err == nil {
+		if rev, err = c.k.s.resolve(req); err == nil {
 			retry = rev.Function.Retry
 		}
 		switch {
+		case c.early(w, err):
+			r.Error = lode.AsError(err)
+			return stepWait, soon(free)
 		case err != nil:
 		case exhausted(retry, r.Attempts):
 			err = lode.Errorf(lode.Unavailable, "the node stopped during each of %d attempts", r.Attempts-1)
 		default:
 			var out lode.Outcome
-			if out, err = c.s.run(ctx, req, ans, true); err == nil {
+			if out, err = c.k.s.run(ctx, req, ans, true); err == nil {
 				r.Status, r.Head, r.Answer = ans.Status, ans.Msg.Head, ans.Msg.Body
 			}
 			r.Revision, r.Usage = out.Revision, &out.Usage
 		}
 	}
 	r.Error = lode.AsError(err)
-	next = verdictOf(retry, r.Attempts, r.Status, err)
-	switch next {
+	switch next = verdictOf(retry, r.Attempts, r.Status, err); next {
+	case stepWait:
+		return next, soon(free)
 	case stepDone:
 		r.State = lode.StateDone
 	case stepFail:
@@ -355,7 +369,13 @@ func (c *calls) attempt(ctx context.Context, r *record, inline []byte) (next ste
 	if err == nil && next != stepDone {
 		r.Error = lode.Errorf(lode.Crashed, "%s answered with the status %d", r.Revision, r.Status)
 	}
-	return next, backoff(retry, r.Attempts, rand.Float64())
+	return next, pauseAfter(retry, r.Attempts, err)
+}
+
+// early reports whether err says of a function that was just called on another
+// node that there is none: then this node's catalog is a moment behind.
+func (c *calls) early(w *work, err error) bool {
+	return lode.KindOf(err) == lode.NotFound && c.k.s.cfg.Alive != nil && c.k.cfg.Now().Sub(w.Created) < catalogLag
 }
 
 // claim marks w as running; false if it has ended already.
@@ -385,64 +405,65 @@ func (c *calls) release(w *work) {
 // conclude makes r the end of its work: first the record, then the
 // acknowledgement, with the dead letter in the same write.
 func (c *calls) conclude(d Delivery, r *record) {
-	r.Ended = c.s.cfg.Now().UTC()
+	r.Ended = c.k.cfg.Now().UTC()
 	r.Size = int64(len(r.Answer))
-	won, err := c.store(c.s.base, r)
+	rev, err := c.store(c.k.base, r)
 	if lode.KindOf(err) == lode.TooLarge { // a head that no record holds: it never will
 		r.State, r.Dead, r.Error = lode.StateFailed, true, lode.AsError(err)
 		r.Status, r.Head, r.Answer, r.Size = 0, nil, nil, 0
-		won, err = c.store(c.s.base, r)
+		rev, err = c.store(c.k.base, r)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		// Without its result it has not ended: it is done again.
 		c.release(&r.Work)
-		c.logged(d.Nak(c.s.base, callPause, noteOf(lode.AsError(err))), "give back", &r.Work)
-		return
+		c.logged(d.Nak(c.k.base, callPause, noteOf(lode.AsError(err), 0)), "give back", &r.Work)
+	case rev == 0: // another end was there first
+		c.again(d, &r.Work)
+	default:
+		var then []bus.Item
+		if r.Dead {
+			then = c.deadLetter(r)
+		}
+		c.ended(r, rev)
+		c.logged(d.Ack(c.k.base, then...), "acknowledge", &r.Work)
 	}
-	var then []bus.Item
-	if won && r.Dead {
-		then = c.deadLetter(r)
-	}
-	if won {
-		c.ended(r)
-	}
-	c.logged(d.Ack(c.s.base, then...), "acknowledge", &r.Work)
 }
 
-// store writes chunks and record; won is false where another end was there
-// first.
-func (c *calls) store(ctx context.Context, r *record) (won bool, err error) {
+// store writes chunks and record, and returns the record's revision; 0 where
+// another end was there first.
+func (c *calls) store(ctx context.Context, r *record) (rev uint64, err error) {
 	whole := r.Answer
 	if r.Answer, r.Chunks, err = putChunks(ctx, c.bodies, r.answerPrefix(), whole); err != nil {
 		r.Answer = whole
-		return false, err
+		return 0, err
 	}
 	b, err := encodeRecord(r)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	key := r.Work.key()
 	for {
 		old, ok, err := c.table.Get(ctx, key)
 		if err != nil {
-			return false, err
+			return 0, err
 		}
 		if ok {
 			if o, err := decodeRecord(old.Value); err == nil && o.Work.Cycle >= r.Work.Cycle {
-				return false, nil
+				return 0, nil
 			}
-			_, err = c.table.Update(ctx, key, b, old.Rev)
+			rev, err = c.table.Update(ctx, key, b, old.Rev)
 		} else {
-			_, err = c.table.Create(ctx, key, b)
+			rev, err = c.table.Create(ctx, key, b)
 		}
 		if k := lode.KindOf(err); k != lode.Conflict && k != lode.Precondition {
-			return err == nil, err
+			return rev, err
 		}
 	}
 }
 
 // ended marks the entry of r as ended.
-func (c *calls) ended(r *record) {
+func (c *calls) ended(r *record, rev uint64) {
 	c.mu.Lock()
 	e := c.entries[r.Work.key()]
 	if e == nil || e.cycle != r.Work.Cycle || e.over() {
@@ -450,12 +471,13 @@ func (c *calls) ended(r *record) {
 		return
 	}
 	e.state, e.dead, e.attempts, e.ended, e.trigger = r.State, r.Dead, r.Attempts, r.Ended, r.Work.Trigger
+	e.rev = rev
 	cancel := e.cancel
 	e.cancel = nil
 	close(e.done)
 	c.mu.Unlock()
-	if c.s.schedules != nil && r.Work.Trigger == lode.TriggerSchedule {
-		c.s.schedules.poke()
+	if c.k.schedules != nil && r.Work.Trigger == lode.TriggerSchedule {
+		c.k.schedules.poke()
 	}
 	if cancel != nil && r.State == lode.StateCancelled {
 		cancel(lode.Errorf(lode.Cancelled, "cancelled on request"))
@@ -466,21 +488,37 @@ func (c *calls) ended(r *record) {
 // between the record and the acknowledgement.
 func (c *calls) again(d Delivery, w *work) {
 	var then []bus.Item
-	if r, err := c.record(c.s.base, &entry{key: w.key(), id: w.ID}); err == nil && r.Dead && r.Work.Cycle == w.Cycle {
+	r, err := c.adopt(c.k.base, w)
+	if err != nil && lode.KindOf(err) != lode.NotFound {
+		c.release(w)
+		c.logged(d.Nak(c.k.base, callPause, d.Work().Note), "give back", w)
+		return
+	}
+	if err == nil && r.Dead && r.Work.Cycle == w.Cycle {
 		then = c.deadLetter(r)
 	}
-	c.logged(d.Ack(c.s.base, then...), "acknowledge", w)
+	c.logged(d.Ack(c.k.base, then...), "acknowledge", w)
+}
+
+// adopt makes the end that is on record the end of w: a Keeper before this one
+// may have written it.
+func (c *calls) adopt(ctx context.Context, w *work) (*record, error) {
+	r, rev, err := c.record(ctx, w.key(), w.ID)
+	if err == nil {
+		c.ended(r, rev)
+	}
+	return r, err
 }
 
 func (c *calls) ack(d Delivery) {
-	if err := d.Ack(c.s.base); err != nil && c.s.base.Err() == nil {
-		c.s.cfg.Logger.Warn("an item could not be acknowledged; it comes again", "item", d.Work().ID, "err", err)
+	if err := d.Ack(c.k.base); err != nil && c.k.base.Err() == nil {
+		c.k.cfg.Logger.Warn("an item could not be acknowledged; it comes again", "item", d.Work().ID, "err", err)
 	}
 }
 
 func (c *calls) logged(err error, doing string, w *work) {
-	if err != nil && c.s.base.Err() == nil {
-		c.s.cfg.Logger.Warn("asynchronous work: could not "+doing, "id", w.ID, "function", w.Function, "err", err)
+	if err != nil && c.k.base.Err() == nil {
+		c.k.cfg.Logger.Warn("asynchronous work: could not "+doing, "id", w.ID, "function", w.Function, "err", err)
 	}
 }
 
@@ -506,17 +544,43 @@ func extending(d Delivery, visible time.Duration) (stop func()) {
 	}
 }
 
-func noteOf(e *lode.Error) string {
-	if e == nil {
-		return ""
+// noteOf is the note of an item that was given back: why, after how often it
+// had been handed out without having begun,
+//
+//	[~FREE ]KIND DETAIL
+func noteOf(e *lode.Error, free int) string {
+	note := ""
+	if free > 0 {
+		note = "~" + strconv.Itoa(free) + noteKinds
 	}
-	return string(e.Kind) + noteKinds + e.Error()
+	if e != nil {
+		note += string(e.Kind) + noteKinds + e.Error()
+	}
+	return note
+}
+
+func splitNote(note string) (free int, rest string) {
+	if count, why, ok := strings.Cut(note, noteKinds); ok && strings.HasPrefix(count, "~") {
+		if n, err := strconv.Atoi(count[1:]); err == nil && n > 0 {
+			return n, why
+		}
+	}
+	return 0, note
 }
 
 func errorOf(note string) *lode.Error {
+	_, note = splitNote(note)
 	kind, detail, ok := strings.Cut(note, noteKinds)
 	if !ok {
 		return nil
 	}
 	return &lode.Error{Kind: lode.Kind(kind), Detail: detail}
+}
+
+// counted is how many attempts have been made with this delivery, and how
+// often the item was handed out without having begun.
+func counted(it *bus.Item) (attempts, free int) {
+	free, _ = splitNote(it.Note)
+	free = min(free, max(0, it.Deliveries-1)) // a delivery may have been forgotten
+	return it.Deliveries - free, free
 }

@@ -48,22 +48,30 @@ func noCall(id lode.InvocationID) error {
 }
 
 // lookup returns a copy of the entry.
-func (s *Service) lookup(ns lode.Namespace, id lode.InvocationID) (entry, error) {
-	if s.calls == nil {
-		return entry{}, noCalls()
-	}
-	s.calls.mu.Lock()
-	defer s.calls.mu.Unlock()
-	if e := s.calls.entries[callKey(ns, id)]; e != nil {
+func (c *calls) lookup(ns lode.Namespace, id lode.InvocationID) (entry, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[callKey(ns, id)]; e != nil {
 		return *e, nil
 	}
 	return entry{}, noCall(id)
 }
 
+// entry is lookup for those who ask from outside.
+func (k *Keeper) entry(ns lode.Namespace, id lode.InvocationID) (entry, error) {
+	if k.calls == nil {
+		return entry{}, noCalls()
+	}
+	if err := k.gone(); err != nil {
+		return entry{}, err
+	}
+	return k.calls.lookup(ns, id)
+}
+
 // GetCall tells how an asynchronous invocation stands. It waits up to wait
-// for its end first.
-func (s *Service) GetCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID, wait time.Duration) (Call, error) {
-	e, err := s.lookup(ns, id)
+// for its end first. ErrNotKeeper: ask the next keeper.
+func (k *Keeper) GetCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID, wait time.Duration) (Call, error) {
+	e, err := k.entry(ns, id)
 	if err != nil {
 		return Call{}, err
 	}
@@ -75,24 +83,38 @@ func (s *Service) GetCall(ctx context.Context, ns lode.Namespace, id lode.Invoca
 		case <-t.C:
 		case <-ctx.Done():
 			return Call{}, ended(ctx, "waiting for "+string(id))
-		case <-s.base.Done():
+		case <-k.base.Done():
+			return Call{}, notKeeper()
 		}
 	}
-	for {
-		if e, err = s.lookup(ns, id); err != nil {
-			return Call{}, err
+	return k.show(ctx, ns, id)
+}
+
+// show describes an invocation as it stands now.
+func (k *Keeper) show(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (c Call, err error) {
+	err = k.bounded(ctx, "read "+string(id), func(ctx context.Context) error {
+		for {
+			e, err := k.entry(ns, id)
+			if err != nil {
+				return err
+			}
+			c, err = k.calls.describe(ctx, &e)
+			if lode.KindOf(err) != lode.NotFound {
+				return err
+			}
+			// It ended, or was replayed, between the two looks; or it is gone.
+			if again, e2 := k.entry(ns, id); e2 != nil || again.over() == e.over() && again.cycle == e.cycle {
+				return err
+			}
 		}
-		c, err := s.calls.describe(ctx, &e)
-		if again, _ := s.lookup(ns, id); err == nil || lode.KindOf(err) != lode.NotFound || again.over() == e.over() && again.cycle == e.cycle {
-			return c, err
-		}
-	}
+	})
+	return c, err
 }
 
 // describe reads the rest of what is known of an entry.
 func (c *calls) describe(ctx context.Context, e *entry) (Call, error) {
 	if e.over() {
-		r, err := c.record(ctx, e)
+		r, _, err := c.record(ctx, e.key, e.id)
 		if err != nil {
 			return Call{}, err
 		}
@@ -100,7 +122,7 @@ func (c *calls) describe(ctx context.Context, e *entry) (Call, error) {
 		return Call{ID: w.ID, Function: w.Function, Revision: r.Revision, Trigger: w.Trigger, State: r.State, Dead: r.Dead, Attempts: r.Attempts,
 			Created: w.Created, Ended: r.Ended, Status: r.Status, ResultLen: r.Size, Trace: traceID(w.Trace), Usage: r.Usage, Error: r.Error}, nil
 	}
-	it, err := c.s.cfg.Queues.Get(ctx, callQueue(e.ns, e.fn), e.work().itemID())
+	it, err := c.k.cfg.Queues.Get(ctx, callQueue(e.ns, e.fn), e.work().itemID())
 	if err != nil {
 		return Call{}, err
 	}
@@ -108,7 +130,8 @@ func (c *calls) describe(ctx context.Context, e *entry) (Call, error) {
 	if err != nil {
 		return Call{}, err
 	}
-	out := Call{ID: w.ID, Function: w.Function, Trigger: w.Trigger, State: e.state, Attempts: it.Deliveries, Created: w.Created, Trace: traceID(w.Trace), Error: errorOf(it.Note)}
+	attempts, _ := counted(&it)
+	out := Call{ID: w.ID, Function: w.Function, Trigger: w.Trigger, State: e.state, Attempts: attempts, Created: w.Created, Trace: traceID(w.Trace), Error: errorOf(it.Note)}
 	if e.state == lode.StateQueued && it.State == bus.Waiting {
 		out.Next = it.Due
 	}
@@ -123,41 +146,46 @@ func traceID(traceparent string) string {
 	return t.TraceID()
 }
 
-func (c *calls) record(ctx context.Context, e *entry) (*record, error) {
-	v, ok, err := c.table.Get(ctx, e.key)
+// record reads the record of a call; NotFound if it has none.
+func (c *calls) record(ctx context.Context, key string, id lode.InvocationID) (*record, uint64, error) {
+	v, ok, err := c.table.Get(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if !ok {
-		return nil, noCall(e.id)
+		return nil, 0, noCall(id)
 	}
-	return decodeRecord(v.Value)
+	r, err := decodeRecord(v.Value)
+	return r, v.Rev, err
 }
 
 // ListCalls lists the asynchronous invocations of a namespace, by id, newest
 // first. after is the id of the last one of the page before; next is empty at
 // the end.
-func (s *Service) ListCalls(ctx context.Context, ns lode.Namespace, f CallFilter, limit int, after lode.InvocationID) (list []Call, next lode.InvocationID, err error) {
-	if s.calls == nil {
+func (k *Keeper) ListCalls(ctx context.Context, ns lode.Namespace, f CallFilter, limit int, after lode.InvocationID) (list []Call, next lode.InvocationID, err error) {
+	if k.calls == nil {
 		return nil, "", noCalls()
 	}
+	if err := k.gone(); err != nil {
+		return nil, "", err
+	}
 	var found []entry
-	s.calls.mu.Lock()
-	for _, e := range s.calls.entries {
+	k.calls.mu.Lock()
+	for _, e := range k.calls.entries {
 		if e.ns == ns && f.takes(e) && (after == "" || e.id < after) {
 			found = append(found, *e)
 		}
 	}
-	s.calls.mu.Unlock()
+	k.calls.mu.Unlock()
 	slices.SortFunc(found, func(a, b entry) int { return strings.Compare(string(b.id), string(a.id)) })
 	limit = orDefault(limit, 100)
 	for i := range found {
 		if len(list) == limit {
 			return list, list[limit-1].ID, nil
 		}
-		c, err := s.calls.describe(ctx, &found[i])
+		c, err := k.calls.describe(ctx, &found[i])
 		if lode.KindOf(err) == lode.NotFound { // it ended or was dropped meanwhile
-			c, err = s.GetCall(ctx, ns, found[i].id, 0)
+			c, err = k.show(ctx, ns, found[i].id)
 		}
 		switch {
 		case err == nil:
@@ -169,20 +197,18 @@ func (s *Service) ListCalls(ctx context.Context, ns lode.Namespace, f CallFilter
 	return list, "", nil
 }
 
-// CancelCall ends an asynchronous invocation: a queued one never begins, a
-// running one is interrupted. It is idempotent, and a Conflict for one that
-// has ended otherwise.
-func (s *Service) CancelCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (Call, error) {
-	e, err := s.lookup(ns, id)
+// CancelCall ends an asynchronous invocation; see Service.CancelCall.
+func (k *Keeper) CancelCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (Call, error) {
+	e, err := k.entry(ns, id)
 	if err != nil {
 		return Call{}, err
 	}
 	if !e.over() {
-		if err := s.calls.cancel(ctx, &e); err != nil {
+		if err := k.bounded(ctx, "cancel "+string(id), func(ctx context.Context) error { return k.calls.cancel(ctx, &e) }); err != nil {
 			return Call{}, err
 		}
 	}
-	c, err := s.GetCall(ctx, ns, id, 0)
+	c, err := k.show(ctx, ns, id)
 	if err == nil && c.State != lode.StateCancelled {
 		return c, lode.Errorf(lode.Conflict, "%s is %s already", id, c.State)
 	}
@@ -193,7 +219,7 @@ func (s *Service) CancelCall(ctx context.Context, ns lode.Namespace, id lode.Inv
 // may win.
 func (c *calls) cancel(ctx context.Context, e *entry) error {
 	queue, item := callQueue(e.ns, e.fn), e.work().itemID()
-	it, err := c.s.cfg.Queues.Get(ctx, queue, item)
+	it, err := c.k.cfg.Queues.Get(ctx, queue, item)
 	if lode.KindOf(err) == lode.NotFound {
 		return nil // it has just ended
 	}
@@ -204,14 +230,19 @@ func (c *calls) cancel(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
-	r := &record{Work: *w, State: lode.StateCancelled, Attempts: it.Deliveries, Ended: c.s.cfg.Now().UTC(), Body: inline,
+	attempts, _ := counted(&it)
+	r := &record{Work: *w, State: lode.StateCancelled, Attempts: attempts, Ended: c.k.cfg.Now().UTC(), Body: inline, Part: c.k.token,
 		Error: lode.Errorf(lode.Cancelled, "cancelled on request")}
-	won, err := c.store(ctx, r)
-	if err != nil || !won {
+	rev, err := c.store(ctx, r)
+	if err != nil {
 		return err
 	}
-	c.ended(r)
-	if _, err := c.s.cfg.Queues.Remove(ctx, queue, item); err != nil && lode.KindOf(err) != lode.NotFound {
+	if rev == 0 {
+		_, err := c.adopt(ctx, w)
+		return err
+	}
+	c.ended(r, rev)
+	if _, err := c.k.cfg.Queues.Remove(ctx, queue, item); err != nil && lode.KindOf(err) != lode.NotFound {
 		return err // the record stands: whoever pulls the item will see it
 	}
 	return nil
@@ -219,100 +250,70 @@ func (c *calls) cancel(ctx context.Context, e *entry) error {
 
 // ReplayCall queues a failed or cancelled invocation again, under its id and
 // with all its attempts.
-func (s *Service) ReplayCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (Call, error) {
-	e, err := s.lookup(ns, id)
+func (k *Keeper) ReplayCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (Call, error) {
+	e, err := k.entry(ns, id)
 	if err != nil {
 		return Call{}, err
 	}
 	if e.state != lode.StateFailed && e.state != lode.StateCancelled {
 		return Call{}, lode.Errorf(lode.Conflict, "%s is %s; only what failed or was cancelled is replayed", id, e.state)
 	}
-	r, err := s.calls.record(ctx, &e)
-	if err != nil {
+	if err := k.bounded(ctx, "replay "+string(id), func(ctx context.Context) error { return k.calls.replay(ctx, &e) }); err != nil {
 		return Call{}, err
 	}
-	body, err := getChunks(ctx, s.calls.bodies, requestPrefix(e.key), r.Body, r.Work.Chunks)
+	return k.show(ctx, ns, id)
+}
+
+func (c *calls) replay(ctx context.Context, e *entry) error {
+	r, rev, err := c.record(ctx, e.key, e.id)
 	if err != nil {
-		return Call{}, err
+		return err
+	}
+	body, err := getChunks(ctx, c.bodies, requestPrefix(e.key), r.Body, r.Work.Chunks)
+	if err != nil {
+		return err
+	}
+	// A Keeper that is none any more may be about to drop the record as too
+	// old, and with it the body: once it is written again, it cannot.
+	b, err := encodeRecord(r)
+	if err != nil {
+		return err
+	}
+	if _, err := c.table.Update(ctx, e.key, b, rev); err != nil {
+		return err
 	}
 	w := r.Work
 	w.Cycle++
 	w.Deadline = time.Time{} // it has passed, or soon will
-	if err := s.calls.put(ctx, &w, body); err != nil {
-		return Call{}, err
-	}
-	return s.GetCall(ctx, ns, id, 0)
+	return c.put(ctx, &w, body)
 }
 
-// CallResult is the answer of an invocation that is done: its status, head and
-// body. NotFound before the end; the error of the last attempt if it failed.
-func (s *Service) CallResult(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (*lode.Buffered, error) {
-	e, err := s.lookup(ns, id)
+// CallResult is the answer of an invocation that is done; see
+// Service.CallResult.
+func (k *Keeper) CallResult(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (b *lode.Buffered, err error) {
+	e, err := k.entry(ns, id)
 	if err != nil {
 		return nil, err
 	}
 	if !e.over() {
 		return nil, lode.Errorf(lode.NotFound, "%s is still %s", id, e.state).WithHint("wait for it, or ask again later")
 	}
-	r, err := s.calls.record(ctx, &e)
+	err = k.bounded(ctx, "read the result of "+string(id), func(ctx context.Context) error {
+		r, _, err := k.calls.record(ctx, e.key, e.id)
+		if err != nil {
+			return err
+		}
+		if r.Status == 0 {
+			return cmp.Or(r.Error, lode.Errorf(lode.Internal, "%s has no answer", id))
+		}
+		body, err := getChunks(ctx, k.calls.bodies, r.answerPrefix(), r.Answer, r.Chunks)
+		b = &lode.Buffered{Status: r.Status, Msg: lode.Message{Head: r.Head, Body: body}}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if r.Status == 0 {
-		return nil, cmp.Or(r.Error, lode.Errorf(lode.Internal, "%s has no answer", id))
-	}
-	body, err := getChunks(ctx, s.calls.bodies, r.answerPrefix(), r.Answer, r.Chunks)
-	if err != nil {
-		return nil, err
-	}
-	return &lode.Buffered{Status: r.Status, Msg: lode.Message{Head: r.Head, Body: body}}, nil
-}
-
-// janitor drops what was kept long enough.
-func (c *calls) janitor() {
-	for round := 0; ; round++ {
-		c.expire(c.s.cfg.Now())
-		if round%60 == 0 {
-			c.expireKeys(c.s.cfg.Now())
-		}
-		pause(c.s.base, time.Minute)
-		if c.s.base.Err() != nil {
-			return
-		}
-	}
-}
-
-// expire drops the records that are old, and the oldest beyond KeepCalls.
-func (c *calls) expire(now time.Time) {
-	var over []*entry
-	c.mu.Lock()
-	for _, e := range c.entries {
-		if e.over() {
-			over = append(over, e)
-		}
-	}
-	slices.SortFunc(over, func(a, b *entry) int { return a.ended.Compare(b.ended) })
-	excess := len(over) - c.s.cfg.KeepCalls
-	var drop []entry
-	for i, e := range over {
-		keep := c.s.cfg.KeepResults
-		if e.state != lode.StateDone {
-			keep = max(keep, keepFailed)
-		}
-		if i < excess || now.Sub(e.ended) > keep {
-			delete(c.entries, e.key)
-			drop = append(drop, *e)
-		}
-	}
-	c.mu.Unlock()
-	for i := range drop {
-		// The record last: while it is there, all of it is dropped again.
-		err := dropAll(c.s.base, c.bodies, drop[i].key+"/")
-		if err == nil {
-			err = c.table.Delete(c.s.base, drop[i].key, 0)
-		}
-		c.logged(err, "drop a result", drop[i].work())
-	}
+	return b, nil
 }
 
 // halt ends the intake; what runs goes on.

@@ -11,11 +11,18 @@
 // under one idempotency key at most one answer is ever told. A fetch reaches
 // no address that its function's egress forbids, whatever DNS says.
 //
+// A Service is what every node has: it runs invocations, and sees to it that a
+// request with an idempotency key runs once, on whatever node it comes in. A
+// Keeper is what one node of a cluster has: it alone writes down asynchronous
+// calls, messages and the cron clock, and works them off through its Service.
+// Every Service reaches it as a Durable. A node that is alone is both.
+//
 // It decides nothing about what is deployed or how code runs: the catalog,
 // pools, datasets and durable tables are interfaces declared in ports.go, and
 // node passes the implementations. Only node and the command may import it.
 //
-// Lock order: calls.mu or queues.mu, then gate.mu. What is called of a port
+// Lock order: calls.mu or queues.mu, then gate.mu; keys.mu and seat.mu are
+// taken alone. What is called of a port
 // while a lock is held answers from memory: Catalog, and of Queues Configure,
 // Depth and Delivery.Extend.
 package invoke

@@ -20,8 +20,9 @@ import (
 // When it ends, its record is written to the table "calls" under "NS/ID" (the
 // JSON of a record), and only then is the item acknowledged. What is longer
 // than inlineBytes is in the table "bodies" instead, in chunks of chunkBytes,
-// under "NS/ID/q/I" (the request) and "NS/ID/aC.N/I" (the answer of the attempt
-// N of the cycle C), I = 0, 1, ... Chunks are written before what names them.
+// under "NS/ID/q/I" (the request) and "NS/ID/aC.N.PART/I" (the answer of the
+// attempt N of the cycle C; PART is the Keeper's own, since two of them may take
+// the same attempt), I = 0, 1, ... Chunks are written before what names them.
 const (
 	inlineBytes = 32 << 10
 	chunkBytes  = 768 << 10
@@ -121,12 +122,17 @@ type record struct {
 	Answer []byte      `json:"answer,omitempty"` // empty where Chunks > 0
 	Size   int64       `json:"size,omitempty"`   // of the answer
 	Chunks int         `json:"chunks,omitempty"` // of the answer, in the table
+	Part   string      `json:"part,omitempty"`   // of their keys; absent in old records
 }
 
 func requestPrefix(key string) string { return key + "/q" }
 
 func (r *record) answerPrefix() string {
-	return fmt.Sprintf("%s/a%d.%d", r.Work.key(), r.Work.Cycle, r.Attempts)
+	p := fmt.Sprintf("%s/a%d.%d", r.Work.key(), r.Work.Cycle, r.Attempts)
+	if r.Part != "" {
+		p += "." + r.Part
+	}
+	return p
 }
 
 // putChunks keeps body under prefix, unless it is short enough to be inline,

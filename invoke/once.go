@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"lode"
@@ -16,11 +17,24 @@ const keepKeys = 24 * time.Hour
 // keyRecord is what the table "keys" holds of an idempotency key, as JSON,
 // under "s/NS/FUNCTION/HASH" for a request that was answered and
 // "a/NS/FUNCTION/HASH" for one that was submitted; HASH is the SHA-256 of the
-// key. The chunks of a long answer are in "bodies" under "keys/" and that.
+// key. The chunks of a long answer are in "bodies" under "keys/", that and
+// "/ID/I".
+//
+//	(none) -> running -> answered
+//	 ^  ^------|  ^-|    the run failed; its node is gone: taken over
+//	 |--------------|    after keepKeys
+//
+// A record that is running is a claim: nobody else runs the request while the
+// node and incarnation that it names are alive. Every step is made on
+// condition that the record is as it was read.
 type keyRecord struct {
 	ID      lode.InvocationID `json:"id"`
-	Body    string            `json:"body"` // SHA-256 of the request's body
-	Created time.Time         `json:"created"`
+	Body    string            `json:"body"`    // SHA-256 of the request's body
+	Created time.Time         `json:"created"` // when it was claimed, or answered
+
+	Running     bool   `json:"running,omitempty"`
+	Node        string `json:"node,omitempty"`        // where it runs
+	Incarnation string `json:"incarnation,omitempty"` // of that node
 
 	Revision string      `json:"revision,omitempty"`
 	Trace    string      `json:"trace,omitempty"`
@@ -43,10 +57,36 @@ func keyReused(key string) error {
 	return lode.Errorf(lode.KeyReused, "the idempotency key %.64q was used with another body", key).WithHint("use a new key for each new request")
 }
 
+func chunksOf(key string, id lode.InvocationID) string { return "keys/" + key + "/" + string(id) }
+
+// dropChunks removes what the record names, or may name once it is answered.
+func (r *keyRecord) dropChunks(ctx context.Context, bodies Table, key string) error {
+	if r.Chunks == 0 && !r.Running {
+		return nil
+	}
+	return dropAll(ctx, bodies, chunksOf(key, r.ID)+"/")
+}
+
+// keyTables are the tables of idempotency keys.
+type keyTables struct {
+	keys   Table
+	bodies Table
+	now    func() time.Time
+}
+
+func openKeyTables(ctx context.Context, ts Tables, now func() time.Time) (t keyTables, err error) {
+	t.now = now
+	if t.keys, err = ts.Table(ctx, "keys"); err != nil {
+		return t, err
+	}
+	t.bodies, err = ts.Table(ctx, "bodies")
+	return t, err
+}
+
 // readKey returns the record of a key that is still remembered, and the
 // revision of the one that is there.
-func (c *calls) readKey(ctx context.Context, key string) (*keyRecord, uint64, error) {
-	e, ok, err := c.keys.Get(ctx, key)
+func (t *keyTables) readKey(ctx context.Context, key string) (*keyRecord, uint64, error) {
+	e, ok, err := t.keys.Get(ctx, key)
 	if err != nil || !ok {
 		return nil, 0, err
 	}
@@ -54,24 +94,28 @@ func (c *calls) readKey(ctx context.Context, key string) (*keyRecord, uint64, er
 	if err := json.Unmarshal(e.Value, &r); err != nil {
 		return nil, e.Rev, lode.Errorf(lode.Damaged, "the record of an idempotency key is not readable: %w", err)
 	}
-	if c.s.cfg.Now().Sub(r.Created) > keepKeys {
+	if t.now().Sub(r.Created) > keepKeys {
 		return nil, e.Rev, nil
 	}
 	return &r, e.Rev, nil
 }
 
-// writeKey writes r where nothing is remembered; rev is what readKey said.
-func (c *calls) writeKey(ctx context.Context, key string, r *keyRecord, rev uint64) error {
+// writeKey writes r in the place of the revision rev, 0 for none, and returns
+// its own. Conflict, Precondition: somebody else was first.
+func (t *keyTables) writeKey(ctx context.Context, key string, r *keyRecord, rev uint64) (uint64, error) {
 	b, err := json.Marshal(r)
 	if err != nil {
-		return lode.Errorf(lode.Internal, "keep an idempotency key: %w", err)
+		return 0, lode.Errorf(lode.Internal, "keep an idempotency key: %w", err)
 	}
 	if rev == 0 {
-		_, err = c.keys.Create(ctx, key, b)
-	} else {
-		_, err = c.keys.Update(ctx, key, b, rev)
+		return t.keys.Create(ctx, key, b)
 	}
-	return err
+	return t.keys.Update(ctx, key, b, rev)
+}
+
+func wasFirst(err error) bool {
+	k := lode.KindOf(err)
+	return k == lode.Conflict || k == lode.Precondition
 }
 
 // claimKey gives the id of a submitted request with a key. known: it was
@@ -87,16 +131,30 @@ func (c *calls) claimKey(ctx context.Context, req *lode.Request, body []byte) (i
 			if r.Body != hash {
 				return "", false, keyReused(req.IdempotencyKey)
 			}
-			c.mu.Lock()
-			_, known := c.entries[callKey(req.Namespace, r.ID)]
-			c.mu.Unlock()
-			return r.ID, known, nil // not known: the node died before it was queued, so it is now
+			// Not known: the node died before it was queued, so it is now.
+			return r.ID, c.knows(callKey(req.Namespace, r.ID)), nil
 		}
-		err = c.writeKey(ctx, key, &keyRecord{ID: req.ID, Body: hash, Created: c.s.cfg.Now().UTC()}, rev)
-		if k := lode.KindOf(err); k != lode.Conflict && k != lode.Precondition {
+		_, err = c.writeKey(ctx, key, &keyRecord{ID: req.ID, Body: hash, Created: c.now().UTC()}, rev)
+		if !wasFirst(err) {
 			return req.ID, false, err
 		}
 	}
+}
+
+// keys are the idempotency keys of requests that wait for their answer. Among
+// those that come to this node one at a time, the flight, is in the table.
+type keys struct {
+	keyTables
+	s *Service
+
+	mu        sync.Mutex
+	flights   map[string]*flight
+	unsettled map[string]bool // claims of this node whose end is still to be written
+}
+
+func openKeys(ctx context.Context, s *Service) (*keys, error) {
+	t, err := openKeyTables(ctx, s.cfg.Tables, s.cfg.Now)
+	return &keys{keyTables: t, s: s, flights: make(map[string]*flight), unsettled: make(map[string]bool)}, err
 }
 
 // flight is a request with a key that runs now.
@@ -108,7 +166,7 @@ type flight struct {
 
 // invokeOnce is Invoke with an idempotency key.
 func (s *Service) invokeOnce(ctx context.Context, req *lode.Request, ans lode.Answer) (lode.Outcome, error) {
-	if s.calls == nil {
+	if s.keys == nil {
 		return lode.Outcome{ID: req.ID}, lode.Errorf(lode.Unavailable, "this node keeps no idempotency keys")
 	}
 	rev, err := s.resolve(req)
@@ -126,18 +184,17 @@ func (s *Service) invokeOnce(ctx context.Context, req *lode.Request, ans lode.An
 	own.Body, own.Stream = body, nil
 	key, hash := keyOf("s", req), sum(body)
 	for {
-		f, first := s.calls.join(key, hash)
+		f, first := s.keys.join(key, hash)
 		if f == nil {
 			return lode.Outcome{ID: req.ID}, keyReused(req.IdempotencyKey)
 		}
 		if first {
-			out, err := s.lead(ctx, &own, key, f, ans)
-			return out, err
+			return s.keys.lead(ctx, &own, key, f, ans)
 		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return lode.Outcome{ID: req.ID}, ended(ctx, "waiting for the request with the same idempotency key")
+			return lode.Outcome{ID: req.ID}, ended(ctx, waitingForKey)
 		}
 		if f.err != nil && lode.KindOf(f.err) != lode.Cancelled {
 			return lode.Outcome{ID: req.ID}, f.err
@@ -146,35 +203,36 @@ func (s *Service) invokeOnce(ctx context.Context, req *lode.Request, ans lode.An
 	}
 }
 
+const waitingForKey = "waiting for the request with the same idempotency key"
+
 // join returns the flight of key; first: it has just begun, and the caller
 // leads it. nil: another body is under way.
-func (c *calls) join(key, body string) (f *flight, first bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f := c.flights[key]; f != nil {
+func (k *keys) join(key, body string) (f *flight, first bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f := k.flights[key]; f != nil {
 		if f.body != body {
 			return nil, false
 		}
 		return f, false
 	}
 	f = &flight{body: body, done: make(chan struct{})}
-	c.flights[key] = f
+	k.flights[key] = f
 	return f, true
 }
 
 // lead answers from what is kept, or runs the request and keeps its answer.
-func (s *Service) lead(ctx context.Context, req *lode.Request, key string, f *flight, ans lode.Answer) (out lode.Outcome, err error) {
-	r, out, err := s.leadFlight(ctx, req, key, f.body)
-	c := s.calls
-	c.mu.Lock()
-	delete(c.flights, key)
-	c.mu.Unlock()
+func (k *keys) lead(ctx context.Context, req *lode.Request, key string, f *flight, ans lode.Answer) (out lode.Outcome, err error) {
+	r, out, err := k.answer(ctx, req, key, f.body)
+	k.mu.Lock()
+	delete(k.flights, key)
+	k.mu.Unlock()
 	f.err = err
 	close(f.done)
 	if err != nil {
 		return out, err
 	}
-	body, err := getChunks(ctx, c.bodies, chunksOf(key, r), r.Answer, r.Chunks)
+	body, err := getChunks(ctx, k.bodies, chunksOf(key, r.ID), r.Answer, r.Chunks)
 	if err != nil {
 		return out, err
 	}
@@ -183,54 +241,4 @@ func (s *Service) lead(ctx context.Context, req *lode.Request, key string, f *fl
 	}
 	_, err = ans.Write(body)
 	return out, err
-}
-
-func chunksOf(key string, r *keyRecord) string { return "keys/" + key + "/" + string(r.ID) }
-
-func (s *Service) leadFlight(ctx context.Context, req *lode.Request, key, hash string) (*keyRecord, lode.Outcome, error) {
-	c := s.calls
-	r, rev, err := c.readKey(ctx, key)
-	if err != nil {
-		return nil, lode.Outcome{ID: req.ID}, err
-	}
-	if r != nil {
-		if r.Body != hash {
-			return nil, lode.Outcome{ID: req.ID}, keyReused(req.IdempotencyKey)
-		}
-		return r, lode.Outcome{ID: r.ID, Revision: r.Revision, Trace: r.Trace}, nil
-	}
-	got := &lode.Buffered{}
-	out, err := s.run(ctx, req, got, false)
-	if err != nil {
-		return nil, out, err
-	}
-	// The work is done: whether the caller still waits or not, its answer is
-	// what the key stands for from now on.
-	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	r = &keyRecord{ID: out.ID, Body: hash, Created: c.s.cfg.Now().UTC(), Revision: out.Revision, Trace: out.Trace, Status: got.Status, Head: got.Msg.Head}
-	if r.Answer, r.Chunks, err = putChunks(keep, c.bodies, chunksOf(key, r), got.Msg.Body); err != nil {
-		return nil, out, err
-	}
-	return r, out, c.writeKey(keep, key, r, rev)
-}
-
-// expireKeys forgets old keys.
-func (c *calls) expireKeys(now time.Time) {
-	es, err := c.keys.List(c.s.base, "")
-	for i := 0; i < len(es) && err == nil; i++ {
-		var r keyRecord
-		if json.Unmarshal(es[i].Value, &r) != nil || now.Sub(r.Created) <= keepKeys {
-			continue
-		}
-		if err = c.keys.Delete(c.s.base, es[i].Key, es[i].Rev); err == nil && r.Chunks > 0 {
-			err = dropAll(c.s.base, c.bodies, "keys/"+es[i].Key+"/")
-		}
-		if lode.KindOf(err) == lode.Precondition {
-			err = nil // used again meanwhile
-		}
-	}
-	if err != nil && c.s.base.Err() == nil {
-		c.s.cfg.Logger.Warn("idempotency keys could not be swept", "err", err)
-	}
 }

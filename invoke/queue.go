@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +62,7 @@ func decodeMessage(b []byte) (e envelope, body []byte, err error) {
 
 // queues are the declared queues: their messages and consumers.
 type queues struct {
-	s          *Service
+	k          *Keeper
 	intake     context.Context
 	stopIntake context.CancelFunc
 	wake       chan struct{}
@@ -80,15 +79,15 @@ type consumerKey struct {
 // consumer runs one function on the messages of one queue.
 type consumer struct {
 	consumerKey
-	s    *Service
+	k    *Keeper
 	rev  atomic.Pointer[lode.Revision] // the live one, for size and wait
 	stop context.CancelFunc
 }
 
-func newQueues(s *Service) *queues {
-	q := &queues{s: s, wake: make(chan struct{}, 1), consumers: make(map[consumerKey]*consumer)}
-	q.intake, q.stopIntake = context.WithCancel(s.base)
-	s.work.Go(q.run)
+func newQueues(k *Keeper) *queues {
+	q := &queues{k: k, wake: make(chan struct{}, 1), consumers: make(map[consumerKey]*consumer)}
+	q.intake, q.stopIntake = context.WithCancel(k.base)
+	k.pulls.Go(q.run)
 	return q
 }
 
@@ -117,7 +116,7 @@ func (q *queues) run() {
 // ends finishes its batches; messages that nobody consumes wait.
 func (q *queues) reconcile(running *sync.WaitGroup) {
 	want := make(map[consumerKey]*lode.Revision)
-	for rev := range q.s.cfg.Catalog.Functions() {
+	for rev := range q.k.s.cfg.Catalog.Functions() {
 		if c := rev.Function.Queue; c != nil && c.Queue != "" {
 			want[consumerKey{target{rev.Namespace, rev.Name}, c.Queue}] = rev
 		}
@@ -137,7 +136,7 @@ func (q *queues) reconcile(running *sync.WaitGroup) {
 			continue
 		}
 		ctx, stop := context.WithCancel(q.intake)
-		c := &consumer{consumerKey: k, s: q.s, stop: stop}
+		c := &consumer{consumerKey: k, k: q.k, stop: stop}
 		c.rev.Store(rev)
 		q.consumers[k] = c
 		running.Go(func() {
@@ -149,9 +148,9 @@ func (q *queues) reconcile(running *sync.WaitGroup) {
 
 // spec is the declared queue; that of a queue of dead letters is the default.
 func (q *queues) spec(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
-	spec, err := q.s.cfg.Catalog.Queue(ns, name)
+	spec, err := q.k.s.cfg.Catalog.Queue(ns, name)
 	if base, dead := strings.CutSuffix(string(name), deadSuffix); err != nil && dead {
-		if _, e := q.s.cfg.Catalog.Queue(ns, lode.Name(base)); e == nil {
+		if _, e := q.k.s.cfg.Catalog.Queue(ns, lode.Name(base)); e == nil {
 			spec, err = lode.Queue{}, nil
 		}
 	}
@@ -163,35 +162,53 @@ func (q *queues) spec(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
 
 func (q *queues) configure(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
 	spec, err := q.spec(ns, name)
-	q.s.cfg.Queues.Configure(messageQueue(ns, name), bus.QueueConfig{Max: int(spec.Max), Visible: spec.Visible, Keep: spec.Keep, Remember: keepKeys})
+	q.k.cfg.Queues.Configure(messageQueue(ns, name), bus.QueueConfig{Max: int(spec.Max), Visible: spec.Visible, Keep: spec.Keep, Remember: keepKeys})
 	return spec, err
 }
 
-// PutQueue appends a message durably to a declared queue and returns its id.
-// A key, if not empty, is that id: a message whose key is in the queue, or was
-// within 24 hours, is passed over. delay is for the first delivery, never
-// early. body is not kept.
-func (s *Service) PutQueue(ctx context.Context, ns lode.Namespace, queue lode.Name, key string, delay time.Duration, contentType string, body []byte) (id string, err error) {
-	if s.queues == nil {
-		return "", lode.Errorf(lode.Unavailable, "this node keeps no queues")
-	}
-	if len(key) > maxKey || delay < 0 || delay > maxDelay {
+// Put is a message to be put into a queue.
+type Put struct {
+	Namespace lode.Namespace
+	Queue     lode.Name
+	ID        string // made by the sender; "": one is made
+	Key       string // if not empty it is the id
+	Delay     time.Duration
+	Type      string // content type
+	Body      []byte // not kept
+	// Repeats: the sender may put it again under the same ID, which is passed
+	// over for a minute after the message has ended.
+	Repeats bool
+}
+
+// rememberPut is for how long the id of a message is remembered whose sender
+// may repeat itself: longer than it tries.
+const rememberPut = time.Minute
+
+// PutQueue appends a message durably to a declared queue; see
+// Service.PutQueue.
+func (k *Keeper) PutQueue(ctx context.Context, p Put) (id string, err error) {
+	if len(p.Key) > maxKey || len(p.ID) > maxKey || p.Delay < 0 || p.Delay > maxDelay {
 		return "", lode.Errorf(lode.Invalid, "a message's key has at most %d bytes, its delay is from 0 to %s", maxKey, maxDelay)
 	}
-	if _, err := s.queues.configure(ns, queue); err != nil {
+	if _, err := k.queues.configure(p.Namespace, p.Queue); err != nil {
 		return "", err
 	}
-	now := s.cfg.Now()
-	it := bus.Item{Queue: messageQueue(ns, queue), ID: cmp.Or(key, string(lode.NewInvocationID(now))),
-		Body: encodeMessage(envelope{Type: contentType, Time: now.UTC()}, body)}
-	if delay > 0 {
-		it.Due = time.Now().Add(delay)
+	now := k.cfg.Now()
+	it := bus.Item{Queue: messageQueue(p.Namespace, p.Queue), ID: cmp.Or(p.Key, p.ID, string(lode.NewInvocationID(now))),
+		Body: encodeMessage(envelope{Type: p.Type, Time: now.UTC()}, p.Body)}
+	if p.Delay > 0 {
+		it.Due = time.Now().Add(p.Delay)
 	}
-	if key == "" {
+	switch {
+	case p.Key == "" && p.Repeats:
+		it.Remember = rememberPut
+	case p.Key == "":
 		it.Remember = -1
 	}
-	_, err = s.cfg.Queues.Put(ctx, it)
-	return it.ID, err
+	return it.ID, k.bounded(ctx, "put a message into "+string(p.Queue), func(ctx context.Context) error {
+		_, err := k.cfg.Queues.Put(ctx, it)
+		return err
+	})
 }
 
 // QueueState is how full a queue is.
@@ -205,37 +222,36 @@ type QueueState struct {
 }
 
 // QueueState tells how full a queue is. The queue need not be declared.
-func (s *Service) QueueState(ns lode.Namespace, name lode.Name) QueueState {
-	var out QueueState
-	if s.queues == nil {
-		return out
+func (k *Keeper) QueueState(_ context.Context, ns lode.Namespace, name lode.Name) (out QueueState, err error) {
+	if err := k.gone(); err != nil {
+		return out, err
 	}
-	d := s.cfg.Queues.Depth(messageQueue(ns, name))
+	d := k.cfg.Queues.Depth(messageQueue(ns, name))
 	out.Depth, out.InFlight = d.Waiting+d.Ready, d.Taken
 	if !d.Oldest.IsZero() {
-		out.Oldest = max(0, s.cfg.Now().Sub(d.Oldest))
+		out.Oldest = max(0, k.cfg.Now().Sub(d.Oldest))
 	}
-	s.queues.mu.Lock()
-	defer s.queues.mu.Unlock()
+	k.queues.mu.Lock()
+	defer k.queues.mu.Unlock()
 	dead := lode.Name(string(name) + deadSuffix)
-	for k, c := range s.queues.consumers {
-		if k.ns == ns && k.queue == name {
-			out.Consumers = append(out.Consumers, k.name)
+	for key, c := range k.queues.consumers {
+		if key.ns == ns && key.queue == name {
+			out.Consumers = append(out.Consumers, key.name)
 			dead = cmp.Or(c.rev.Load().Function.Retry.Dead, dead)
 		}
 	}
 	if dead != name {
-		d = s.cfg.Queues.Depth(messageQueue(ns, dead))
+		d = k.cfg.Queues.Depth(messageQueue(ns, dead))
 		out.Dead = d.Waiting + d.Ready + d.Taken
 	}
-	return out
+	return out, nil
 }
 
 // run hands out batches until ctx ends, then waits for those that run.
 func (c *consumer) run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	width := c.s.gate.slots
+	width := c.k.s.gate.slots
 	if l := c.rev.Load().Function.Limits; l.ScaleMax > 0 {
 		width = min(width, l.ScaleMax*max(1, l.Each))
 	}
@@ -251,7 +267,7 @@ func (c *consumer) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			c.s.cfg.Logger.Error("messages cannot be pulled", "queue", c.queue, "function", c.target.String(), "err", err)
+			c.k.cfg.Logger.Error("messages cannot be pulled", "queue", c.queue, "function", c.target.String(), "err", err)
 			pause(ctx, callPause)
 		}
 		if len(ds) == 0 {
@@ -269,14 +285,14 @@ func (c *consumer) run(ctx context.Context) {
 func (c *consumer) pull(ctx context.Context) ([]Delivery, error) {
 	want := *c.rev.Load().Function.Queue
 	size, queue := orDefault(want.Size, defaultBatch), messageQueue(c.ns, c.queue)
-	ds, err := c.s.cfg.Queues.Pull(ctx, queue, size, time.Minute)
+	ds, err := c.k.cfg.Queues.Pull(ctx, queue, size, time.Minute)
 	for until := time.Now().Add(want.Wait); err == nil && len(ds) > 0 && len(ds) < size; {
 		left := time.Until(until)
 		if left <= 0 {
 			break
 		}
 		var more []Delivery
-		if more, err = c.s.cfg.Queues.Pull(ctx, queue, size-len(ds), left); len(more) == 0 {
+		if more, err = c.k.cfg.Queues.Pull(ctx, queue, size-len(ds), left); len(more) == 0 {
 			return ds, nil // the time is over, or ctx; an error comes again
 		}
 		ds = append(ds, more...)
@@ -298,12 +314,12 @@ type message struct {
 // batch runs the function on what was pulled, in as many invocations as the
 // limit of its body asks for.
 func (c *consumer) batch(ds []Delivery) {
-	spec, _ := c.s.queues.spec(c.ns, c.queue)
+	spec, _ := c.k.queues.spec(c.ns, c.queue)
 	for _, d := range ds {
 		defer extending(d, spec.Visible)()
 	}
 	limit := int64(defaultBody)
-	if rev, err := c.s.cfg.Catalog.Resolve(c.ns, c.name, "", 0); err == nil {
+	if rev, err := c.k.s.cfg.Catalog.Resolve(c.ns, c.name, "", 0); err == nil {
 		limit = orDefault(rev.Function.Limits.Body, defaultBody)
 	}
 	for len(ds) > 0 {
@@ -327,34 +343,39 @@ func (c *consumer) invoke(ds []Delivery, deliver int) {
 	var ms []message
 	for _, d := range ds {
 		it := d.Work()
+		attempts, _ := counted(it)
 		e, body, err := decodeMessage(it.Body)
 		switch {
 		case err != nil:
-			c.settle(d, deliver, deliver, retry, lode.AsError(err))
-		case it.Deliveries > deliver+extraAttempts:
-			c.settle(d, it.Deliveries, deliver, retry, lode.Errorf(lode.Unavailable, "the node stopped during each of %d deliveries", it.Deliveries-1))
+			c.settle(d, deliver, deliver, 0, retry, lode.AsError(err))
+		case attempts > deliver+extraAttempts:
+			c.settle(d, attempts, deliver, 0, retry, lode.Errorf(lode.Unavailable, "the node stopped during each of %d deliveries", attempts-1))
 		default:
 			ready = append(ready, d)
-			ms = append(ms, message{ID: it.ID, Attempt: it.Deliveries, Time: e.Time, Type: e.Type, From: e.From, Why: e.Why, Body: body})
+			ms = append(ms, message{ID: it.ID, Attempt: attempts, Time: e.Time, Type: e.Type, From: e.From, Why: e.Why, Body: body})
 		}
 	}
 	if len(ready) == 0 {
 		return
 	}
 	again, err := c.call(ms)
-	if c.s.base.Err() != nil && err != nil {
-		return // cut short by Close: they come again
+	if c.k.base.Err() != nil && err != nil {
+		return // cut short: they come again
 	}
 	for i, d := range ready {
+		n := ms[i].Attempt
 		switch {
+		case err != nil && notStarted(err):
+			_, free := counted(d.Work())
+			c.logged(d.Nak(c.k.base, soon(free), noteOf(err, free+1)), d)
 		case err != nil && !retryable(err.Kind) && err.Kind != lode.NotFound && err.Kind != lode.Gone:
-			c.settle(d, deliver, deliver, retry, err)
+			c.settle(d, deliver, deliver, 0, retry, err)
 		case err != nil:
-			c.settle(d, ms[i].Attempt, deliver, retry, err)
+			c.settle(d, n, deliver, pauseAfter(retry, n, err), retry, err)
 		case again[ms[i].ID]:
-			c.settle(d, ms[i].Attempt, deliver, retry, lode.Errorf(lode.Crashed, "%s asked for it again", c.target))
+			c.settle(d, n, deliver, pauseAfter(retry, n, nil), retry, lode.Errorf(lode.Crashed, "%s asked for it again", c.target))
 		default:
-			c.logged(d.Ack(c.s.base), d)
+			c.logged(d.Ack(c.k.base), d)
 		}
 	}
 }
@@ -369,7 +390,7 @@ func (c *consumer) call(ms []message) (again map[string]bool, failed *lode.Error
 		return nil, lode.AsError(err)
 	}
 	ans := &lode.Buffered{}
-	_, err = c.s.run(c.s.base, &lode.Request{Namespace: c.ns, Function: c.name, Trigger: lode.TriggerQueue, Body: body,
+	_, err = c.k.s.run(c.k.base, &lode.Request{Namespace: c.ns, Function: c.name, Trigger: lode.TriggerQueue, Body: body,
 		Head: []lode.Pair{{Key: "content-type", Value: "application/json"}}}, ans, true)
 	if err != nil {
 		return nil, lode.AsError(err)
@@ -389,20 +410,21 @@ func (c *consumer) call(ms []message) (again map[string]bool, failed *lode.Error
 	return again, nil
 }
 
-// settle gives a message back after its n-th failed delivery, or makes it a
-// dead letter.
-func (c *consumer) settle(d Delivery, n, deliver int, retry lode.Retry, why *lode.Error) {
+// settle gives a message back after its n-th failed delivery, to come again
+// after wait, or makes it a dead letter.
+func (c *consumer) settle(d Delivery, n, deliver int, wait time.Duration, retry lode.Retry, why *lode.Error) {
+	_, free := counted(d.Work())
 	if n < deliver {
-		c.logged(d.Nak(c.s.base, backoff(retry, n, rand.Float64()), noteOf(why)), d)
+		c.logged(d.Nak(c.k.base, wait, noteOf(why, free)), d)
 		return
 	}
 	dead := cmp.Or(retry.Dead, lode.Name(string(c.queue)+deadSuffix))
 	if dead == c.queue || strings.HasSuffix(string(c.queue), deadSuffix) && retry.Dead == "" {
 		// Dead letters have nowhere to go: they stay, and come back slowly.
-		c.logged(d.Nak(c.s.base, orDefault(retry.Max, defaultMax), noteOf(why)), d)
+		c.logged(d.Nak(c.k.base, orDefault(retry.Max, defaultMax), noteOf(why, free)), d)
 		return
 	}
-	c.logged(d.Ack(c.s.base, c.s.queues.letter(c.ns, dead, d.Work(), string(c.queue), why)), d)
+	c.logged(d.Ack(c.k.base, c.k.queues.letter(c.ns, dead, d.Work(), string(c.queue), why)), d)
 }
 
 // letter is the dead letter of an item, for the queue dead.
@@ -410,33 +432,33 @@ func (q *queues) letter(ns lode.Namespace, dead lode.Name, it *bus.Item, from st
 	_, _ = q.configure(ns, dead) // it need not be declared
 	body := it.Body
 	if e, b, err := decodeMessage(it.Body); err == nil {
-		e.From, e.Why = from, noteOf(why)
+		e.From, e.Why = from, noteOf(why, 0)
 		body = encodeMessage(e, b)
 	}
 	return bus.Item{Queue: messageQueue(ns, dead), ID: it.ID, Body: body, Remember: -1}
 }
 
 func (c *consumer) logged(err error, d Delivery) {
-	if err != nil && c.s.base.Err() == nil {
-		c.s.cfg.Logger.Warn("a message could not be settled; it comes again", "queue", c.queue, "message", d.Work().ID, "err", err)
+	if err != nil && c.k.base.Err() == nil {
+		c.k.cfg.Logger.Warn("a message could not be settled; it comes again", "queue", c.queue, "message", d.Work().ID, "err", err)
 	}
 }
 
 // deadLetter is the message that tells of a failed asynchronous invocation,
 // where its function names a queue for that.
 func (c *calls) deadLetter(r *record) []bus.Item {
-	rev, err := c.s.cfg.Catalog.Resolve(r.Work.Namespace, r.Work.Function, r.Work.Alias, 0)
+	rev, err := c.k.s.cfg.Catalog.Resolve(r.Work.Namespace, r.Work.Function, r.Work.Alias, 0)
 	if err != nil || rev.Function.Retry.Dead == "" {
 		return nil
 	}
-	body, err := getChunks(c.s.base, c.bodies, requestPrefix(r.Work.key()), r.Body, r.Work.Chunks)
+	body, err := getChunks(c.k.base, c.bodies, requestPrefix(r.Work.key()), r.Body, r.Work.Chunks)
 	if err != nil || len(body) > bus.MaxAppend/2 {
-		c.s.cfg.Logger.Warn("a dead letter goes without its body", "id", r.Work.ID, "bytes", len(body), "err", err)
+		c.k.cfg.Logger.Warn("a dead letter goes without its body", "id", r.Work.ID, "bytes", len(body), "err", err)
 		body = nil
 	}
 	dead := rev.Function.Retry.Dead
-	_, _ = c.s.queues.configure(r.Work.Namespace, dead)
+	_, _ = c.k.queues.configure(r.Work.Namespace, dead)
 	req := lode.Message{Head: r.Work.Head}
-	e := envelope{Type: req.Get("content-type"), Time: r.Work.Created, From: string(r.Work.Function), Why: noteOf(r.Error)}
+	e := envelope{Type: req.Get("content-type"), Time: r.Work.Created, From: string(r.Work.Function), Why: noteOf(r.Error, 0)}
 	return []bus.Item{{Queue: messageQueue(r.Work.Namespace, dead), ID: r.Work.itemID(), Body: encodeMessage(e, body), Remember: -1}}
 }

@@ -16,10 +16,10 @@ const cronLook = 15 * time.Second
 // schedules is the clock of the schedules. Each schedule has a key in the table
 // "cron", NS/FUNCTION/HASH with the SHA-256 of the entry and its zone; the
 // value is the JSON of a jobRecord. The record is written before the run is
-// queued, under an id that it names, so that a run is neither lost nor doubled
+// queued, on condition that nobody else wrote it meanwhile, under an id that it names, so that a run is neither lost nor doubled
 // whenever the node dies. Only the goroutine of run touches jobs.
 type schedules struct {
-	s          *Service
+	k          *Keeper
 	table      Table
 	intake     context.Context
 	stopIntake context.CancelFunc
@@ -36,16 +36,17 @@ type job struct {
 	jobRecord
 	target
 	key    string
-	plan   *plan // nil: not in the catalog as far as is known
-	queued bool  // the run of ID is known to be queued
-	bad    bool  // it cannot be followed, as was logged
+	rev    uint64 // of its record; 0: it has none
+	plan   *plan  // nil: not in the catalog as far as is known
+	queued bool   // the run of ID is known to be queued
+	bad    bool   // it cannot be followed, as was logged
 }
 
-func openSchedules(ctx context.Context, s *Service) (*schedules, error) {
-	c := &schedules{s: s, wake: make(chan struct{}, 1), jobs: make(map[string]*job)}
-	c.intake, c.stopIntake = context.WithCancel(s.base)
+func openSchedules(ctx context.Context, k *Keeper) (*schedules, error) {
+	c := &schedules{k: k, wake: make(chan struct{}, 1), jobs: make(map[string]*job)}
+	c.intake, c.stopIntake = context.WithCancel(k.base)
 	var err error
-	if c.table, err = s.cfg.Tables.Table(ctx, "cron"); err != nil {
+	if c.table, err = k.cfg.Tables.Table(ctx, "cron"); err != nil {
 		return nil, err
 	}
 	es, err := c.table.List(ctx, "")
@@ -53,10 +54,10 @@ func openSchedules(ctx context.Context, s *Service) (*schedules, error) {
 		return nil, err
 	}
 	for _, e := range es {
-		j := &job{key: e.Key}
+		j := &job{key: e.Key, rev: e.Rev}
 		parts := strings.Split(e.Key, "/")
 		if len(parts) != 3 || json.Unmarshal(e.Value, &j.jobRecord) != nil {
-			s.cfg.Logger.Error("the record of a schedule is damaged; it begins anew", "key", e.Key)
+			k.cfg.Logger.Error("the record of a schedule is damaged; it begins anew", "key", e.Key)
 			continue
 		}
 		j.target = target{lode.Namespace(parts[0]), lode.Name(parts[1])}
@@ -65,7 +66,7 @@ func openSchedules(ctx context.Context, s *Service) (*schedules, error) {
 	return c, nil
 }
 
-func (c *schedules) start() { c.s.work.Go(c.run) }
+func (c *schedules) start() { c.k.pulls.Go(c.run) }
 
 // poke asks for a look: the catalog changed, or a run ended.
 func (c *schedules) poke() {
@@ -96,7 +97,7 @@ func (c *schedules) run() {
 // begins now; the record of one that is gone is dropped.
 func (c *schedules) reconcile() {
 	seen := make(map[string]bool)
-	for rev := range c.s.cfg.Catalog.Functions() {
+	for rev := range c.k.s.cfg.Catalog.Functions() {
 		for _, s := range rev.Function.Schedules {
 			t := target{rev.Namespace, rev.Name}
 			key := t.String() + "/" + sum([]byte(s.Cron+"\n"+s.Zone))
@@ -111,23 +112,23 @@ func (c *schedules) reconcile() {
 			if j.plan == nil {
 				var err error
 				if j.plan, err = newPlan(s); err != nil {
-					c.s.cfg.Logger.Error("a schedule is not followed", "function", t.String(), "err", err)
+					c.k.cfg.Logger.Error("a schedule is not followed", "function", t.String(), "err", err)
 					j.bad, c.jobs[key] = true, j
 					continue
 				}
 			}
 			if j.Last.IsZero() {
 				j.Last = c.now()
-				if !c.write(j) {
+				if !c.write(j) && j.rev == 0 {
 					continue
 				}
 			}
 			c.jobs[key] = j
 		}
 	}
-	for key := range c.jobs {
+	for key, j := range c.jobs {
 		if !seen[key] {
-			if err := c.table.Delete(c.s.base, key, 0); err == nil {
+			if err := c.table.Delete(c.k.base, key, j.rev); err == nil || lode.KindOf(err) == lode.Precondition {
 				delete(c.jobs, key)
 			}
 		}
@@ -135,7 +136,7 @@ func (c *schedules) reconcile() {
 }
 
 // now is the wall clock, without the monotonic one.
-func (c *schedules) now() time.Time { return c.s.cfg.Now().UTC().Round(0) }
+func (c *schedules) now() time.Time { return c.k.cfg.Now().UTC().Round(0) }
 
 // look runs j if it is due and its former run has ended, and returns how long
 // nothing will happen to it.
@@ -153,18 +154,13 @@ func (c *schedules) look(j *job) time.Duration {
 	t := j.plan.at(j.Last, now)
 	switch {
 	case t.rebase:
-		j.Last = now
-		c.write(j)
-	case !t.due.IsZero():
 		before := j.jobRecord
-		j.Last, j.ID, j.queued = t.due, lode.NewInvocationID(now), false
-		if !c.write(j) {
-			j.jobRecord, j.queued = before, true
+		if j.Last = now; !c.write(j) && j.Last.Equal(now) {
+			j.jobRecord = before
 			return time.Second
 		}
-		if !c.queue(j) {
-			return time.Second
-		}
+	case !t.due.IsZero():
+		return c.fire(j, t, now)
 	}
 	if t.next.IsZero() {
 		return cronLook
@@ -172,8 +168,30 @@ func (c *schedules) look(j *job) time.Duration {
 	return min(cronLook, t.next.Sub(now))
 }
 
+// fire notes a run of j and queues it.
+func (c *schedules) fire(j *job, t tick, now time.Time) time.Duration {
+	before := j.jobRecord
+	j.Last, j.ID, j.queued = t.due, lode.NewInvocationID(now), false
+	mine := j.ID
+	switch {
+	case c.write(j):
+	case j.ID == mine:
+		j.jobRecord, j.queued = before, true
+		return time.Second
+	default:
+		return time.Millisecond // another Keeper's run: look at it
+	}
+	if !c.queue(j) {
+		return time.Second
+	}
+	if t.next.IsZero() {
+		return cronLook
+	}
+	return min(cronLook, max(time.Millisecond, t.next.Sub(now)))
+}
+
 func (c *schedules) runs(j *job) bool {
-	e, err := c.s.lookup(j.ns, j.ID)
+	e, err := c.k.calls.lookup(j.ns, j.ID)
 	return err == nil && !e.over()
 }
 
@@ -181,13 +199,13 @@ func (c *schedules) runs(j *job) bool {
 // known after a restart was never queued, unless it is so old that its result
 // was dropped.
 func (c *schedules) queue(j *job) bool {
-	if _, err := c.s.lookup(j.ns, j.ID); err == nil || c.now().Sub(j.Last) > c.s.cfg.KeepResults {
+	if _, err := c.k.calls.lookup(j.ns, j.ID); err == nil || c.now().Sub(j.Last) > c.k.cfg.KeepResults {
 		j.queued = true
 		return true
 	}
 	w := workOf(&lode.Request{ID: j.ID, Namespace: j.ns, Function: j.name, Trigger: lode.TriggerSchedule,
 		Head: []lode.Pair{{Key: ":schedule", Value: j.Last.Format(time.RFC3339)}}}, c.now())
-	if err := c.s.calls.put(c.s.base, w, nil); err != nil {
+	if err := c.k.calls.put(c.k.base, w, nil); err != nil {
 		c.logged(err, j)
 		return false
 	}
@@ -195,17 +213,42 @@ func (c *schedules) queue(j *job) bool {
 	return true
 }
 
+// write makes the record of j durable. Where another Keeper has written it
+// meanwhile, j becomes what that one wrote, and false is returned.
 func (c *schedules) write(j *job) bool {
 	b, err := json.Marshal(j.jobRecord)
+	var rev uint64
+	if err == nil && j.rev == 0 {
+		rev, err = c.table.Create(c.k.base, j.key, b)
+	} else if err == nil {
+		rev, err = c.table.Update(c.k.base, j.key, b, j.rev)
+	}
 	if err == nil {
-		_, err = c.table.Put(c.s.base, j.key, b)
+		j.rev = rev
+		return true
 	}
 	c.logged(err, j)
-	return err == nil
+	want := j.jobRecord
+	return c.reload(j) && j.ID == want.ID && j.Last.Equal(want.Last)
+}
+
+// reload makes j what its record says: another Keeper wrote it, or a write
+// whose outcome was not known did come through. false: there is nothing new.
+func (c *schedules) reload(j *job) bool {
+	e, ok, err := c.table.Get(c.k.base, j.key)
+	if err != nil || ok && e.Rev == j.rev {
+		return false
+	}
+	var r jobRecord
+	if j.rev = e.Rev; !ok || json.Unmarshal(e.Value, &r) != nil {
+		return false
+	}
+	j.jobRecord, j.queued = r, false
+	return true
 }
 
 func (c *schedules) logged(err error, j *job) {
-	if err != nil && c.s.base.Err() == nil {
-		c.s.cfg.Logger.Warn("a schedule is late", "function", j.target.String(), "err", err)
+	if err != nil && c.k.base.Err() == nil {
+		c.k.cfg.Logger.Warn("a schedule is late", "function", j.target.String(), "err", err)
 	}
 }

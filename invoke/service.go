@@ -21,13 +21,22 @@ type Config struct {
 	Pools    Pools
 	Datasets Datasets // nil: the operation data is Unavailable
 	Observer Observer // nil: nobody
-	// Tables keep asynchronous work, results, idempotency keys and the cron
-	// clock. Nil: asking for any of them is Unavailable.
+	// Tables keep idempotency keys, and for a Keeper of its own results and the
+	// cron clock. Nil: asking for any of them is Unavailable.
 	Tables Tables
-	// Queues keep the messages of queues. Nil: queues are Unavailable.
+	// Queues keep what is asynchronous: the Service has a Keeper of its own on
+	// them. Nil: SetKeeper says who keeps it, else it is Unavailable.
 	Queues Queues
 	// Node is this node's name, as guests see it.
 	Node string
+	// Incarnation names this process of the node among those before and after
+	// it; "": a random one.
+	Incarnation string
+	// Alive reports whether a node still runs that incarnation. It is called
+	// often, and answers from memory. Nil: this node is alone. Else the
+	// idempotency key of a request is claimed in Tables before it runs, so that
+	// of several nodes that get it one runs it.
+	Alive func(node, incarnation string) bool
 	// Slots is how many invocations compute at once; 0: cores + 2.
 	Slots int
 	// AsyncSlots is how many asynchronous attempts run at once, of one
@@ -63,6 +72,9 @@ func (c Config) withDefaults() Config {
 	if c.KeepCalls <= 0 {
 		c.KeepCalls = 20000
 	}
+	if c.Incarnation == "" {
+		c.Incarnation = string(lode.NewInvocationID(time.Now()))
+	}
 	return c
 }
 
@@ -72,9 +84,9 @@ type Service struct {
 	gate      *gate
 	long      *gate // of those that have computed for a turn
 	fetch     *fetcher
-	calls     *calls      // nil: no tables or queues
-	queues    *queues     // nil: no queues
-	schedules *schedules  // nil: no tables or queues
+	keys      *keys       // nil: no tables
+	seat      seat        // who keeps asynchronous work
+	own       *Keeper     // a Keeper of its own; nil: there is none
 	attempts  sync.Pool   // of *attempt
 	jobLimits lode.Limits // of the lane of jobs
 
@@ -110,23 +122,20 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// open reads durable state and begins the background work.
+// open opens what is durable: idempotency keys, and a Keeper of its own.
 func (s *Service) open(ctx context.Context) (err error) {
+	if s.cfg.Tables != nil {
+		if s.keys, err = openKeys(ctx, s); err != nil {
+			return err
+		}
+	}
 	if s.cfg.Queues == nil {
 		return nil
 	}
-	s.queues = newQueues(s)
-	if s.cfg.Tables == nil {
-		return nil
-	}
-	if s.calls, err = openCalls(ctx, s); err != nil {
+	if s.own, err = OpenKeeper(ctx, s, KeeperConfig{Tables: s.cfg.Tables, Queues: s.cfg.Queues}); err != nil {
 		return err
 	}
-	if s.schedules, err = openSchedules(ctx, s); err != nil {
-		return err
-	}
-	s.calls.start()
-	s.schedules.start()
+	s.SetKeeper(s.own)
 	return nil
 }
 
@@ -134,25 +143,13 @@ func (s *Service) open(ctx context.Context) (err error) {
 func (s *Service) changed(uint64) {
 	s.gate.forget()
 	s.long.forget()
-	if s.queues != nil {
-		s.queues.poke()
-	}
-	if s.schedules != nil {
-		s.schedules.poke()
-	}
 }
 
 // halt ends the intake of background work.
 func (s *Service) halt() {
 	s.draining.Store(true)
-	if s.queues != nil {
-		s.queues.stopIntake()
-	}
-	if s.calls != nil {
-		s.calls.halt()
-	}
-	if s.schedules != nil {
-		s.schedules.stopIntake()
+	if s.own != nil {
+		s.own.halt()
 	}
 }
 
@@ -196,11 +193,15 @@ func (s *Service) begin(chain bool) error {
 	s.under.Add(1)
 	if s.draining.Load() && !chain || s.base.Err() != nil {
 		s.end()
-		e := lode.Errorf(lode.Unavailable, "this node is draining")
-		e.RetryAfter = time.Second
-		return e.WithHint("try again: another node, or this one after its restart, takes it")
+		return draining()
 	}
 	return nil
+}
+
+func draining() *lode.Error {
+	e := lode.Errorf(lode.Unavailable, "this node is draining")
+	e.RetryAfter = time.Second
+	return e.WithHint("try again: another node, or this one after its restart, takes it")
 }
 
 func (s *Service) end() {
@@ -216,6 +217,11 @@ func (s *Service) end() {
 // has. Asynchronous work that has not begun stays queued for the next start.
 func (s *Service) Drain(ctx context.Context) error {
 	s.halt()
+	if s.own != nil {
+		if err := s.own.Drain(ctx); err != nil {
+			return err
+		}
+	}
 	for s.under.Load() > 0 {
 		select {
 		case <-s.quiet:
@@ -233,6 +239,9 @@ func (s *Service) Close() error {
 		s.halt()
 		if s.stopCat != nil {
 			s.stopCat()
+		}
+		if s.own != nil {
+			s.own.Close()
 		}
 		s.stop()
 		s.work.Wait()
