@@ -29,9 +29,14 @@ type world struct {
 	url         string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOf(t, nil) }
+
+// newWorldOf is a world whose node belongs to a cluster.
+func newWorldOf(t *testing.T, nodes api.Nodes) *world {
 	m := newMemory()
-	ts := httptest.NewServer(api.NewServer(m.backend()))
+	b := m.backend()
+	b.Nodes = nodes
+	ts := httptest.NewServer(api.NewServer(b))
 	t.Cleanup(ts.Close)
 	w := &world{memory: m, t: t, url: ts.URL}
 	w.Client = w.as(api.TokenSpec{Role: api.RoleAdmin}, "")

@@ -28,6 +28,7 @@ type Backend struct {
 	Tokens   Tokens
 	Logs     Logs
 	Cluster  Cluster
+	Nodes    Nodes // nil: the list is Cluster's, and nothing else is there
 	Audit    Audit // nil: writes are not audited
 }
 
@@ -195,6 +196,7 @@ type Cluster interface {
 	// Explain takes a name, an invocation id, a job id, or the first eight or
 	// more digits of a trace.
 	Explain(ctx context.Context, ns lode.Namespace, ref string) (Explanation, error)
+	// Nodes lists nodes where Backend.Nodes is nil.
 	Nodes(ctx context.Context) (List[Node], error)
 	// Doctor is what the node finds out about its own machine.
 	Doctor(ctx context.Context) (List[Check], error)

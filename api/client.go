@@ -12,43 +12,90 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"lode"
 )
 
-// Client speaks to one node. Its methods may be called from many goroutines;
-// each takes the context of one request. Every error is a *lode.Error: the
-// node's own, or Unavailable around ErrUnreachable.
+// Client speaks to one node, or to a cluster through whichever of several nodes
+// answers. Its methods may be called from many goroutines; each takes the
+// context of one request. Every error is a *lode.Error: the node's own, or
+// Unavailable around ErrUnreachable.
+//
+// With several nodes a request that could not be sent goes to the next one; a
+// read (GET, HEAD) or a call with an Idempotency-Key does so too when the
+// connection broke, and a read when the node was not available. Nothing else
+// is sent twice. The node that answered is asked first from then on.
 type Client struct {
-	base  string // scheme and host, no slash at the end
+	nodes *nodes
 	token string
 	ns    lode.Namespace
-	http  *http.Client
+	local bool
+}
+
+// nodes is where a client can go; it is shared by all that In made.
+type nodes struct {
+	list []endpoint
+	at   atomic.Int32 // index of the one that answered last
+}
+
+// endpoint is one node.
+type endpoint struct {
+	base string // scheme and host, no slash at the end
+	http *http.Client
 }
 
 // Config says where a node is. The zero value is the default node without a
 // token.
 type Config struct {
-	// URL of the node, or unix:///path/of/lode.sock. "": DefaultURL.
+	// URL of the node, or unix:///path/of/lode.sock. Several nodes of one
+	// cluster are separated by commas. "": DefaultURL.
 	URL string
 	// Token goes with every request; a unix socket needs none.
 	Token string
 	// Namespace of every request; "": the token's, else default.
 	Namespace lode.Namespace
-	// Transport replaces the HTTP transport, for tests.
+	// Transport replaces the HTTP transport.
 	Transport http.RoundTripper
+	// Local asks each node for what it knows by itself: for nodes among
+	// themselves; see WithPeer.
+	Local bool
 }
 
 // DefaultURL is where lode up listens when nothing else is said.
 const DefaultURL = "http://127.0.0.1:5633"
+
+// dialWait bounds how long one of several nodes may take to accept a
+// connection before the next is tried.
+const dialWait = 3 * time.Second
 
 // ErrUnreachable is inside the error of a request that found no node.
 var ErrUnreachable = errors.New("cannot reach the node")
 
 // New makes a client; it opens no connection.
 func New(c Config) (*Client, error) {
-	raw := c.URL
+	out := &Client{token: c.Token, ns: c.Namespace, local: c.Local, nodes: &nodes{}}
+	for raw := range strings.SplitSeq(c.URL, ",") {
+		raw = strings.TrimSpace(raw)
+		if raw == "" && c.URL != "" {
+			continue // a comma too many
+		}
+		e, err := newEndpoint(raw, c.Transport, strings.Contains(c.URL, ","))
+		if err != nil {
+			return nil, err
+		}
+		out.nodes.list = append(out.nodes.list, e)
+	}
+	if len(out.nodes.list) == 0 {
+		return nil, lode.Errorf(lode.Invalid, "%q names no node", c.URL).WithHint("want http://HOST:PORT[,http://HOST:PORT...]")
+	}
+	return out, nil
+}
+
+func newEndpoint(raw string, over http.RoundTripper, several bool) (endpoint, error) {
+	given := raw
 	if raw == "" {
 		raw = DefaultURL
 	}
@@ -57,51 +104,57 @@ func New(c Config) (*Client, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, lode.Errorf(lode.Invalid, "%q is not a URL: %w", c.URL, err).WithHint("want http://HOST:PORT, https://HOST or unix:///PATH")
+		return endpoint{}, lode.Errorf(lode.Invalid, "%q is not a URL: %w", given, err).WithHint("want http://HOST:PORT, https://HOST or unix:///PATH")
 	}
-	out := &Client{token: c.Token, ns: c.Namespace, http: &http.Client{Transport: c.Transport, CheckRedirect: keepRedirect}}
+	e := endpoint{http: &http.Client{Transport: over, CheckRedirect: keepRedirect}}
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	if several {
+		dialer.Timeout = dialWait
+	}
+	dial := dialer.DialContext
 	switch u.Scheme {
 	case "http", "https":
 		if u.Host == "" {
-			return nil, lode.Errorf(lode.Invalid, "%q names no host", c.URL)
+			return endpoint{}, lode.Errorf(lode.Invalid, "%q names no host", given)
 		}
-		out.base = u.Scheme + "://" + u.Host
-		if c.Transport == nil {
-			out.http.Transport = transport(nil)
-		}
+		e.base = u.Scheme + "://" + u.Host
 	case "unix":
-		out.base = "http://localhost"
-		path := u.Path
-		if c.Transport == nil {
-			out.http.Transport = transport(func(ctx context.Context, _, _ string) (net.Conn, error) {
-				var d net.Dialer
-				return d.DialContext(ctx, "unix", path)
-			})
+		e.base = "http://localhost"
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", u.Path)
 		}
 	default:
-		return nil, lode.Errorf(lode.Invalid, "%q has the scheme %s", c.URL, u.Scheme).WithHint("want http://HOST:PORT, https://HOST or unix:///PATH")
+		return endpoint{}, lode.Errorf(lode.Invalid, "%q has the scheme %s", given, u.Scheme).WithHint("want http://HOST:PORT, https://HOST or unix:///PATH")
 	}
-	return out, nil
+	if over == nil {
+		e.http.Transport = transport(dial, u.Scheme == "unix")
+	}
+	return e, nil
 }
 
 // keepRedirect hands redirects of functions to the caller.
 func keepRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func transport(dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
+func transport(dial func(context.Context, string, string) (net.Conn, error), direct bool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 64
 	t.DisableCompression = true // bodies are counted and compared
-	if dial != nil {
-		t.DialContext, t.Proxy = dial, nil
+	t.DialContext = dial
+	if direct {
+		t.Proxy = nil
 	}
 	return t
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	for _, e := range c.nodes.list {
+		e.http.CloseIdleConnections()
+	}
+}
 
-// URL is the base of the node's doors.
-func (c *Client) URL() string { return c.base }
+// URL is the base of the doors of the node that answered last.
+func (c *Client) URL() string { return c.nodes.list[c.nodes.at.Load()].base }
 
 // In returns a client for another namespace.
 func (c *Client) In(ns lode.Namespace) *Client {
@@ -122,7 +175,30 @@ type request struct {
 }
 
 func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
-	u := c.base + q.path
+	req, err := c.request(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	list, at := c.nodes.list, int(c.nodes.at.Load())
+	for i := range list {
+		n := (at + i) % len(list)
+		resp, again, err := sendTo(req, list[n], q.raw)
+		if !again || i+1 == len(list) {
+			if !again {
+				c.nodes.at.Store(int32(n))
+			}
+			return resp, err
+		}
+		if req = anew(req); req == nil {
+			return nil, err
+		}
+	}
+	return nil, lode.Errorf(lode.Internal, "a client without a node") // New makes none
+}
+
+// request is the HTTP request for q, without the node.
+func (c *Client) request(ctx context.Context, q request) (*http.Request, error) {
+	u := q.path
 	if len(q.query) > 0 {
 		u += "?" + q.query.Encode()
 	}
@@ -137,15 +213,52 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 		req.Header[k] = v
 	}
 	c.identify(req.Header, q.ctype)
-	resp, err := c.http.Do(req)
+	return req, nil
+}
+
+// anew is req once more; nil if its body can be read only once.
+func anew(req *http.Request) *http.Request {
+	out := req.Clone(req.Context())
+	if req.Body == nil || req.Body == http.NoBody {
+		return out
+	}
+	if req.GetBody == nil {
+		return nil
+	}
+	body, err := req.GetBody()
 	if err != nil {
-		return nil, c.unreachable(ctx, err)
+		return nil
 	}
-	if resp.StatusCode >= 400 && (!q.raw || resp.Header.Get("Lode-Error") != "") {
+	out.Body = body
+	return out
+}
+
+// sendTo sends req to one node. again: another one may be asked instead.
+func sendTo(req *http.Request, e endpoint, raw bool) (resp *http.Response, again bool, err error) {
+	u, err := url.Parse(e.base + req.URL.RequestURI())
+	if err != nil {
+		return nil, false, lode.Errorf(lode.Invalid, "%w", err)
+	}
+	req.URL, req.Host = u, u.Host
+	read := req.Method == http.MethodGet || req.Method == http.MethodHead
+	resp, err = e.http.Do(req)
+	if err != nil {
+		ctx := req.Context()
+		again := ctx.Err() == nil && (read || req.Header.Get("Idempotency-Key") != "" || notSent(err))
+		return nil, again, unreachable(ctx, e.base, err)
+	}
+	if resp.StatusCode >= 400 && (!raw || resp.Header.Get("Lode-Error") != "") {
 		defer resp.Body.Close()
-		return nil, readError(resp)
+		return nil, read && resp.StatusCode == http.StatusServiceUnavailable, readError(resp)
 	}
-	return resp, nil
+	return resp, false, nil
+}
+
+// notSent reports whether no connection was made: nothing of the request can
+// have arrived.
+func notSent(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 func (c *Client) identify(h http.Header, ctype string) {
@@ -158,14 +271,17 @@ func (c *Client) identify(h http.Header, ctype string) {
 	if ctype != "" {
 		h.Set("Content-Type", ctype)
 	}
+	if c.local {
+		h.Set(localHeader, "1")
+	}
 	h.Set("Te", "trailers")
 }
 
 // unreachable classes a failed exchange.
-func (c *Client) unreachable(ctx context.Context, err error) error {
+func unreachable(ctx context.Context, base string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		if errors.Is(cause, context.DeadlineExceeded) {
-			return lode.Errorf(lode.Deadline, "no answer from %s in time", c.base)
+			return lode.Errorf(lode.Deadline, "no answer from %s in time", base)
 		}
 		return lode.Errorf(lode.Cancelled, "cancelled: %w", cause)
 	}
@@ -180,7 +296,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if no, ok := errors.AsType[syscall.Errno](err); ok {
 		why = no
 	}
-	e := lode.Errorf(lode.Unavailable, "cannot reach the node at %s: %w", c.base, why).
+	e := lode.Errorf(lode.Unavailable, "cannot reach the node at %s: %w", base, why).
 		WithHint("start one with lode dev or lode up, or name another with --url or lode context use")
 	e.Err = errors.Join(ErrUnreachable, err)
 	return e

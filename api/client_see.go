@@ -63,7 +63,7 @@ func (c *Client) WatchJob(ctx context.Context, id string, see func(Job) error) e
 	})
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return c.unreachable(ctx, err)
+		return unreachable(ctx, c.URL(), err)
 	case err == nil && !over:
 		return lode.Errorf(lode.Unavailable, "the node went away while job %s was running", id).WithHint("the job goes on when it is back: lode jobs wait %s", id)
 	}
@@ -135,12 +135,6 @@ func (c *Client) Top(ctx context.Context) (v Top, err error) {
 func (c *Client) Explain(ctx context.Context, ref string) (v Explanation, err error) {
 	err = c.do(ctx, http.MethodGet, path("explain/%s", ref), nil, nil, &v, "")
 	return v, err
-}
-
-// Nodes lists nodes.
-func (c *Client) Nodes(ctx context.Context) (l List[Node], err error) {
-	err = c.do(ctx, http.MethodGet, path("nodes"), nil, nil, &l, "")
-	return l, err
 }
 
 // Doctor is what the node finds out about its machine.

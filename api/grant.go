@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/hex"
 	"strings"
 	"time"
@@ -73,6 +74,9 @@ type Token struct {
 	Created   time.Time      `json:"created"`
 	Expires   time.Time      `json:"expires,omitzero"`
 	Last      time.Time      `json:"last,omitzero"`
+	AWS       string         `json:"aws_access_key,omitempty"` // it has a key pair too
+	Join      bool           `json:"join,omitempty"`           // lets nodes in, and does nothing else
+	Uses      int            `json:"uses,omitempty"`           // with Join: nodes that it still lets in
 }
 
 // NewToken is a token with its secret, told once.
@@ -91,6 +95,36 @@ const (
 	tokenIDLen   = 16
 	tokenHashLen = 2 * sha256.Size
 )
+
+// An AWS key pair belongs to a token and ends with it. The access key is
+// "LODE" and the token's id in upper case, 20 characters as AWS's have, so that
+// it is found by the id; the secret key is 40 characters of base64, 240 random
+// bits. A signature can be checked only by who knows the secret key: what is
+// kept of it must be sealed, not hashed.
+const awsPrefix = "LODE"
+
+// AWSAccessKey is the access key of the token with that id.
+func AWSAccessKey(id string) string { return awsPrefix + strings.ToUpper(id) }
+
+// AWSTokenID is the id of the token that an access key belongs to; false if it
+// cannot be one of ours.
+func AWSTokenID(access string) (string, bool) {
+	id, ok := strings.CutPrefix(access, awsPrefix)
+	if !ok || len(id) != tokenIDLen || strings.ToUpper(id) != id {
+		return "", false
+	}
+	if _, err := hex.DecodeString(id); err != nil {
+		return "", false
+	}
+	return strings.ToLower(id), true
+}
+
+// MintAWSSecret makes a secret key.
+func MintAWSSecret() string {
+	var b [30]byte
+	rand.Read(b[:]) // never fails
+	return base64.StdEncoding.EncodeToString(b[:])
+}
 
 // MintToken makes a token.
 func MintToken() (id, token string) {

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"lode"
@@ -81,13 +83,19 @@ func removeSecret(c *call) error {
 	return c.withSecret(func(b Secrets, name string) error { return b.RemoveSecret(c.r.Context(), c.ns, name) })
 }
 
-// listTokens shows an admin of one namespace the tokens of that one.
+// listTokens shows an admin of one namespace the tokens of that one. Join
+// tokens, which are few and of no namespace, are behind the last page.
 func listTokens(c *call) error {
 	if c.b.Tokens == nil {
 		return missing("tokens")
 	}
 	return listing(c, func(p Page) (List[Token], error) {
 		l, err := c.b.Tokens.ListTokens(c.r.Context(), p)
+		if err == nil && c.grant.Namespace == "" && l.Next == "" && c.b.Nodes != nil {
+			join, err := c.b.Nodes.ListJoinTokens(c.r.Context())
+			l.Items = slices.Concat(l.Items, join)
+			return l, err
+		}
 		if c.grant.Namespace == "" {
 			return l, err
 		}
@@ -140,6 +148,9 @@ func revokeToken(c *call) error {
 		return missing("tokens")
 	}
 	id := c.r.PathValue("id")
+	if strings.HasPrefix(id, JoinPrefix) {
+		return c.revokeJoin(id)
+	}
 	if c.grant.Namespace != "" {
 		if err := c.ownToken(id); err != nil {
 			return err

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 
 	"lode"
 )
@@ -14,8 +15,8 @@ func seeRoutes() []route {
 		{id: "logs.read", method: "GET", path: "/v1/logs", role: RoleRead, summary: "Log lines, oldest first, one JSON object a line", query: lines, rawType: "application/x-ndjson", serve: readLogs},
 		{id: "top", method: "GET", path: "/v1/top", role: RoleRead, summary: "What runs now", reply: Top{}, serve: top},
 		{id: "explain", method: "GET", path: "/v1/explain/{ref}", role: RoleRead, summary: "Why: a name, an invocation, a job, or a trace", reply: Explanation{}, serve: explain},
-		{id: "nodes.list", method: "GET", path: "/v1/nodes", role: RoleRead, summary: "List nodes", reply: List[Node]{}, serve: nodes},
-		{id: "doctor", method: "GET", path: "/v1/doctor", role: RoleRead, summary: "What the node finds out about its machine", reply: List[Check]{}, serve: doctor},
+		{id: "doctor", method: "GET", path: "/v1/doctor", role: RoleRead, summary: "What the node finds out about its machine, or all nodes about theirs",
+			query: []param{{"cluster", "boolean", "all nodes, and the cluster as a whole"}}, reply: List[Check]{}, serve: doctor},
 		{id: "version", method: "GET", path: "/v1/version", role: RoleRead, summary: "What runs here", reply: Version{}, serve: getVersion},
 		{id: "openapi", method: "GET", path: "/v1/openapi.json", role: RoleRead, summary: "This document", rawType: "application/json", serve: openAPI},
 	}
@@ -93,12 +94,35 @@ func explain(c *call) error {
 	return withCluster(c, func(b Cluster) (Explanation, error) { return b.Explain(c.r.Context(), c.ns, c.r.PathValue("ref")) })
 }
 
-func nodes(c *call) error {
-	return withCluster(c, func(b Cluster) (List[Node], error) { return b.Nodes(c.r.Context()) })
+func doctor(c *call) error {
+	all, err := c.bool("cluster")
+	if err != nil {
+		return err
+	}
+	if all && c.b.Nodes != nil {
+		return c.clusterChecks()
+	}
+	return withCluster(c, func(b Cluster) (List[Check], error) { return b.Doctor(c.r.Context()) })
 }
 
-func doctor(c *call) error {
-	return withCluster(c, func(b Cluster) (List[Check], error) { return b.Doctor(c.r.Context()) })
+// clusterChecks is doctor?cluster=1: every node's own checks, which a Cluster
+// that asks all of them answers (see Everywhere), then what the list of nodes
+// shows, then what is known of the cluster as a whole.
+func (c *call) clusterChecks() error {
+	ctx := WithAllNodes(c.r.Context())
+	return withCluster(c, func(b Cluster) (List[Check], error) {
+		l, err := b.Doctor(ctx)
+		if err != nil {
+			return l, err
+		}
+		nodes, err := c.b.Nodes.ListNodes(ctx)
+		if err != nil {
+			return l, err
+		}
+		whole, err := c.b.Nodes.CheckCluster(ctx)
+		l.Items = slices.Concat(l.Items, CheckNodes(nodes, c.now()), whole)
+		return l, err
+	})
 }
 
 func getVersion(c *call) error {

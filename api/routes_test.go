@@ -116,7 +116,7 @@ func TestNoRoute(t *testing.T) {
 }
 
 func TestBodies(t *testing.T) {
-	s := NewServer(Backend{Apps: struct{ Apps }{}, Secrets: struct{ Secrets }{}})
+	s := NewServer(Backend{Apps: struct{ Apps }{}, Secrets: struct{ Secrets }{}, Nodes: struct{ Nodes }{}})
 	send := func(method, path, ctype, body string) (int, string) {
 		r := httptest.NewRequest(method, path, strings.NewReader(body))
 		r.Header.Set("Content-Type", ctype)
@@ -141,6 +141,9 @@ func TestBodies(t *testing.T) {
 		{"PUT", "/v1/secrets/K", "", "", "the value of K is empty", 400},
 		{"PUT", "/v1/secrets/K-1", "", "v", "not the name of a secret", 400},
 		{"PUT", "/v1/secrets/K", "", strings.Repeat("x", maxSecret+1), "over 65536 bytes", 413},
+		{"POST", "/v1/tokens/join", "", `{"uses": 101}`, "1 to 100 nodes", 400},
+		{"POST", "/v1/tokens/join", "", `{"for_seconds": -5}`, "a second to seven days", 400},
+		{"POST", "/v1/tokens/join", "", `{"for_seconds": 9223372036854775807}`, "a second to seven days", 400},
 		{"GET", "/v1/apps?limit=0", "", "", "limit is 0", 400},
 		{"GET", "/v1/apps?limit=-1", "", "", "not a whole number", 400},
 	} {

@@ -42,14 +42,27 @@ type Job struct {
 	Done      int           `json:"done"`
 	Running   int           `json:"running"`
 	Retried   int           `json:"retried"`
-	Bytes     int64         `json:"bytes"`      // of the shards
-	Read      int64         `json:"read"`       // bytes read in place so far
-	Moved     int64         `json:"moved"`      // bytes over the network so far
-	Wall      time.Duration `json:"wall"`       // nanoseconds so far
-	CPU       time.Duration `json:"cpu"`        // nanoseconds in the guests
-	Nodes     []string      `json:"nodes"`      // that took part
+	Bytes     int64         `json:"bytes"` // of the shards
+	Read      int64         `json:"read"`  // bytes read in place so far
+	Moved     int64         `json:"moved"` // bytes over the network so far
+	Wall      time.Duration `json:"wall"`  // nanoseconds so far
+	CPU       time.Duration `json:"cpu"`   // nanoseconds in the guests
+	Nodes     []string      `json:"nodes"` // that took part
+	Shares    []JobShare    `json:"shares,omitempty"`
 	ResultLen int64         `json:"result_len"` // bytes
 	Error     *lode.Error   `json:"error,omitempty"`
+}
+
+// JobShare is what one node did for a job.
+type JobShare struct {
+	Node    string        `json:"node"`
+	Shards  int           `json:"shards"` // done, and their results used
+	Running int           `json:"running"`
+	Retried int           `json:"retried"` // tries that failed here, or were lost with the node
+	Read    int64         `json:"read"`    // bytes read in place
+	Moved   int64         `json:"moved"`   // bytes that came over the network
+	CPU     time.Duration `json:"cpu"`
+	Lost    bool          `json:"lost,omitempty"` // the node was lost while the job ran
 }
 
 // Ended reports whether s is a last state.
@@ -81,16 +94,33 @@ type LogLine struct {
 	Text       string            `json:"text"`  // without the line's end
 }
 
-// Top is what runs now.
+// Top is what runs now, on one node or, merged, on all; see MergeTop.
 type Top struct {
 	At        time.Time `json:"at"`
-	Node      string    `json:"node"`
+	Node      string    `json:"node"`   // "": of several, see Nodes
 	Uptime    float64   `json:"uptime"` // seconds
 	CPU       float64   `json:"cpu"`    // cores in use, by guests
 	Memory    int64     `json:"memory"` // resident bytes of the node
 	Sandboxes int64     `json:"sandbox_memory"`
 	Cache     int64     `json:"code_cache"` // bytes of compiled code
 	Rows      []TopRow  `json:"functions"`
+	Nodes     []TopNode `json:"nodes,omitempty"`   // of several: each node
+	Missing   []string  `json:"missing,omitempty"` // nodes that did not answer in time
+}
+
+// TopNode is one node in a Top of several.
+type TopNode struct {
+	Node      string  `json:"node"`
+	Uptime    float64 `json:"uptime"` // seconds
+	CPU       float64 `json:"cpu"`    // cores
+	Memory    int64   `json:"memory"`
+	Sandboxes int64   `json:"sandbox_memory"`
+	Cache     int64   `json:"code_cache"`
+	Rate      float64 `json:"per_second"`
+	Errors    float64 `json:"errors_per_second"`
+	Busy      int     `json:"busy"`
+	Warm      int     `json:"warm"`
+	Queued    int     `json:"queued"`
 }
 
 // TopRow is one function in Top; times over the last minute.
@@ -106,18 +136,20 @@ type TopRow struct {
 	Queued int           `json:"queued"`
 	CPU    float64       `json:"cpu"` // cores
 	Memory int64         `json:"memory"`
+	Nodes  []string      `json:"nodes,omitempty"` // where it has sandboxes or ran in the last minute
 }
 
 // Explanation says why something is where it is, or how a call went.
 type Explanation struct {
-	Ref     string            `json:"ref"`
-	Kind    string            `json:"kind"`    // function, queue, dataset, call, job
-	Summary string            `json:"summary"` // one line
-	Steps   []Step            `json:"steps"`   // in order of time or of weight
-	Call    *Call             `json:"call,omitempty"`
-	Job     *Job              `json:"job,omitempty"`
-	Logs    []LogLine         `json:"logs,omitempty"`
-	Facts   map[string]string `json:"facts,omitempty"`
+	Ref        string            `json:"ref"`
+	Kind       string            `json:"kind"`                 // function, queue, dataset, call, job
+	Summary    string            `json:"summary"`              // one line
+	Steps      []Step            `json:"steps"`                // in order of time or of weight
+	Candidates []Candidate       `json:"candidates,omitempty"` // of placement, the best first
+	Call       *Call             `json:"call,omitempty"`
+	Job        *Job              `json:"job,omitempty"`
+	Logs       []LogLine         `json:"logs,omitempty"`
+	Facts      map[string]string `json:"facts,omitempty"`
 }
 
 // Step is one reason or one thing that happened.
@@ -128,21 +160,28 @@ type Step struct {
 	Why  string        `json:"why,omitempty"`
 }
 
-// Node is one machine of the cluster.
-type Node struct {
-	Name    string    `json:"name"`
-	State   string    `json:"state"` // ready, draining, lost
-	Bus     string    `json:"bus"`   // member, client
-	CPU     int       `json:"cpu"`
-	Memory  int64     `json:"memory"`
-	GPU     []string  `json:"gpu"`
-	Zone    string    `json:"zone,omitempty"`
-	Version string    `json:"version"`
-	Started time.Time `json:"started"`
+// Candidate is one node that placement weighed: what it would cost to run
+// there, in parts that add up.
+type Candidate struct {
+	Node    string        `json:"node"`
+	Hop     time.Duration `json:"hop"`  // there and back
+	Wait    time.Duration `json:"wait"` // in its queue
+	Data    time.Duration `json:"data"` // to bring what it lacks of the data
+	Code    time.Duration `json:"code"` // to bring and to load the code
+	Run     time.Duration `json:"run"`
+	Chosen  bool          `json:"chosen,omitempty"`
+	Refused string        `json:"refused,omitempty"` // why it could not, or would not
 }
+
+// Start is how long it takes until the work begins there.
+func (c *Candidate) Start() time.Duration { return c.Hop + c.Wait + c.Data + c.Code }
+
+// Total is how long it takes until the work has ended there.
+func (c *Candidate) Total() time.Duration { return c.Start() + c.Run }
 
 // Check is one line of the doctor.
 type Check struct {
+	Node   string `json:"node,omitempty"` // that found it; "": the cluster as a whole, or the only node
 	Name   string `json:"name"`
 	State  string `json:"state"`            // ok, warn, fail
 	Detail string `json:"detail"`           // what was found

@@ -95,6 +95,11 @@ func (c *call) admit(rt route) error {
 		c.r = c.r.WithContext(WithGrant(c.r.Context(), g))
 	}
 	c.grant = g
+	if c.r.Header.Get(localHeader) == "1" {
+		if _, ok := PeerOf(c.r.Context()); ok { // of anybody else the field means nothing
+			c.r = c.r.WithContext(withLocal(c.r.Context()))
+		}
+	}
 	if !g.Role.May(rt.role) {
 		return lode.Errorf(lode.Denied, "%s needs the role %s; this token has %s", rt.id, rt.role, g.Role).
 			WithHint("ask an admin for: lode token create --role %s", rt.role)

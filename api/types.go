@@ -149,6 +149,7 @@ type Call struct {
 	Created   time.Time         `json:"created"`
 	Ended     time.Time         `json:"ended,omitzero"`
 	Next      time.Time         `json:"next,omitzero"`   // of the next attempt
+	Node      string            `json:"node,omitempty"`  // of the last attempt
 	Status    int               `json:"status,omitzero"` // the function's own, when done
 	ResultLen int64             `json:"result_bytes,omitempty"`
 	Trace     string            `json:"trace,omitempty"`

@@ -73,6 +73,9 @@ func callTable(v api.Call) *table {
 	t.add("function", first(v.Revision, string(v.Function)))
 	t.add("trigger", string(v.Trigger))
 	t.add("attempts", fmt.Sprint(v.Attempts))
+	if v.Node != "" {
+		t.add("node", v.Node)
+	}
 	t.add("created", ago(v.Created)+" ago")
 	if !v.Ended.IsZero() {
 		t.add("ended", fmt.Sprintf("%s ago, after %s", ago(v.Ended), span(v.Ended.Sub(v.Created))))

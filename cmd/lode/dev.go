@@ -103,10 +103,11 @@ func devSource(dir string) bool {
 
 // devLogs shows what functions say, until ctx is over.
 func (c *cli) devLogs(ctx context.Context, client *api.Client) {
+	lines := c.linePrinter()
 	for ctx.Err() == nil {
 		err := client.ReadLogs(ctx, api.LogFilter{Follow: true, Since: time.Now()}, func(l api.LogLine) error {
 			if l.Name != "" {
-				c.printLine(l)
+				lines.print(l)
 			}
 			return nil
 		})

@@ -50,29 +50,33 @@ func (c *cli) printExplanation(v api.Explanation) error {
 	if err := t.write(c.out); err != nil {
 		return written(err)
 	}
+	if len(v.Candidates) > 0 {
+		if err := candidateTable(v.Candidates).write(c.out); err != nil {
+			return written(err)
+		}
+	}
+	p := c.linePrinter()
 	for _, l := range v.Logs {
-		c.printLine(l)
+		p.named = p.named || l.Node != v.Logs[0].Node
+	}
+	for _, l := range v.Logs {
+		p.print(l)
 	}
 	return nil
 }
 
-func (c *cli) nodesCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "nodes", Short: "List nodes", Args: exactly(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.api()
-			if err != nil {
-				return err
-			}
-			l, err := client.Nodes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			t := &table{head: []string{"NAME", "STATE", "BUS", "CPU", "MEM", "GPU", "ZONE", "VERSION"}}
-			for _, n := range l.Items {
-				t.add(n.Name, n.State, n.Bus, fmt.Sprint(n.CPU), size(n.Memory), dash(strings.Join(n.GPU, " ")), dash(n.Zone), n.Version)
-			}
-			return c.show(l, t)
-		},
+// candidateTable is what placement weighed: start is hop + wait + data + code.
+func candidateTable(all []api.Candidate) *table {
+	t := &table{head: []string{"  NODE", "START", "= HOP", "+ WAIT", "+ DATA", "+ CODE", "RUN", ""}}
+	for _, k := range all {
+		verdict := ""
+		switch {
+		case k.Chosen:
+			verdict = "chosen"
+		case k.Refused != "":
+			verdict = "refused: " + k.Refused
+		}
+		t.add("  "+k.Node, span(k.Start()), span(k.Hop), span(k.Wait), span(k.Data), span(k.Code), span(k.Run), verdict)
 	}
+	return t
 }

@@ -94,8 +94,27 @@ func jobTable(j api.Job) *table {
 	t.add("read", fmt.Sprintf("%s of %s in place, %s moved", size(j.Read), size(j.Bytes), size(j.Moved)))
 	t.add("time", fmt.Sprintf("%s, %s of CPU", span(j.Wall), span(j.CPU)))
 	t.add("created", ago(j.Created)+" ago")
+	for i, s := range j.Shares {
+		t.add([]string{"nodes", ""}[min(i, 1)], shareText(s))
+	}
 	if j.Error != nil {
 		t.add("error", fmt.Sprintf("%s (%s)", j.Error.Error(), j.Error.Kind))
 	}
 	return t
+}
+
+// shareText is what one node did for a job: "a: 12 shards, 1 running, ...".
+func shareText(s api.JobShare) string {
+	text := fmt.Sprintf("%s: %s", s.Node, plural(s.Shards, "shard"))
+	if s.Running > 0 {
+		text += fmt.Sprintf(", %d running", s.Running)
+	}
+	if s.Retried > 0 {
+		text += fmt.Sprintf(", %d repeated elsewhere", s.Retried)
+	}
+	text += fmt.Sprintf(", %s in place, %s moved, %s of CPU", size(s.Read), size(s.Moved), span(s.CPU))
+	if s.Lost {
+		text += ", lost on the way"
+	}
+	return text
 }

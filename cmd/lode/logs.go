@@ -54,6 +54,8 @@ func (c *cli) logsCmd() *cobra.Command {
 }
 
 func (c *cli) printLogs(ctx context.Context, client *api.Client, f api.LogFilter) error {
+	p := c.linePrinter()
+	p.named = severalNodes(ctx, client)
 	return client.ReadLogs(ctx, f, func(l api.LogLine) error {
 		if c.flags.output == "json" {
 			b, err := json.Marshal(l)
@@ -63,20 +65,37 @@ func (c *cli) printLogs(ctx context.Context, client *api.Client, f api.LogFilter
 			_, err = c.out.Write(append(b, '\n'))
 			return written(err)
 		}
-		c.printLine(l)
+		p.print(l)
 		return nil
 	})
 }
 
-// printLine is "15:04:05.000 hello@3 text", with a level that is not info.
-func (c *cli) printLine(l api.LogLine) {
+// severalNodes reports whether lines may come from more than one node.
+func severalNodes(ctx context.Context, client *api.Client) bool {
+	l, err := client.Nodes(ctx)
+	return err == nil && len(l.Items) > 1
+}
+
+// linePrinter prints log lines. named: with the node before each.
+type linePrinter struct {
+	c     *cli
+	named bool
+}
+
+func (c *cli) linePrinter() *linePrinter { return &linePrinter{c: c} }
+
+// print is "15:04:05.000 [node] hello@3 text", with a level that is not info.
+func (p *linePrinter) print(l api.LogLine) {
 	who := first(string(l.Name), l.Node, "node")
 	if l.Rev > 0 {
 		who = fmt.Sprintf("%s@%d", who, l.Rev)
+	}
+	if p.named && l.Name != "" && l.Node != "" {
+		who = l.Node + " " + who
 	}
 	level := ""
 	if l.Level != "" && l.Level != "info" {
 		level = l.Level + ": "
 	}
-	fmt.Fprintf(c.out, "%s %s %s%s\n", l.At.Local().Format("15:04:05.000"), who, level, l.Text)
+	fmt.Fprintf(p.c.out, "%s %s %s%s\n", l.At.Local().Format("15:04:05.000"), who, level, l.Text)
 }

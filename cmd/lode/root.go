@@ -56,7 +56,7 @@ func (c *cli) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVarP(&c.flags.namespace, "namespace", "n", "", "namespace (LODE_NAMESPACE)")
 	f.StringVar(&c.flags.context, "context", "", "context of the config file (LODE_CONTEXT)")
-	f.StringVar(&c.flags.url, "url", "", "the node (LODE_URL); its token is in LODE_TOKEN")
+	f.StringVar(&c.flags.url, "url", "", "the node, or several of a cluster with commas (LODE_URL); the token is in LODE_TOKEN")
 	f.StringVarP(&c.flags.output, "output", "o", "", "table, json, yaml or name (LODE_OUTPUT)")
 	f.BoolVarP(&c.flags.quiet, "quiet", "q", false, "no progress and no hints")
 	f.BoolVarP(&c.flags.yes, "yes", "y", false, "answer questions with yes")
@@ -65,7 +65,7 @@ func (c *cli) root() *cobra.Command {
 	for _, add := range []func() *cobra.Command{
 		c.upCmd, c.devCmd, c.newCmd, c.deployCmd, c.rmCmd, c.rollbackCmd, c.historyCmd, c.aliasCmd, c.lsCmd, c.showCmd,
 		c.callCmd, c.callsCmd, c.runCmd, c.jobsCmd, c.dataCmd, c.secretCmd, c.tokenCmd, c.loginCmd, c.contextCmd,
-		c.logsCmd, c.topCmd, c.explainCmd, c.nodesCmd, c.doctorCmd, c.versionCmd, c.benchCmd, c.demoCmd, c.workerCmd,
+		c.logsCmd, c.topCmd, c.explainCmd, c.nodesCmd, c.drainCmd, c.undrainCmd, c.doctorCmd, c.versionCmd, c.benchCmd, c.demoCmd, c.workerCmd,
 	} {
 		root.AddCommand(add())
 	}
@@ -75,7 +75,7 @@ func (c *cli) root() *cobra.Command {
 // laterCommands are words of the documentation that this version does not
 // have, with what does work.
 var laterCommands = map[string]string{
-	"agents": "functions and jobs work", "drain": "stop the node with Ctrl-C: it finishes what it has begun", "undrain": "start the node with lode up",
+	"agents": "functions and jobs work",
 	"backup": "stop the node and copy its data folder", "restore": "copy the data folder back and start the node", "upgrade": "stop the node and start the new binary",
 	"systemd": "run lode up from a unit of your own", "connect": "services come later", "sql": "lode run does one step over a dataset", "sim": "lode bench measures this machine",
 }
