@@ -39,6 +39,7 @@ type answer struct {
 	eager   bool // hand on each write at once
 	bounded bool // a write deadline is set
 	started bool
+	node    string // another node that runs it, or ""
 	cold    bool
 	queued  time.Duration
 	bad     *lode.Error // the guest's head cannot be sent
@@ -61,7 +62,7 @@ func (a *answer) end() {
 		a.held = nil
 	}
 	a.held = a.held[:0]
-	a.g, a.w, a.r, a.id, a.allow = nil, nil, nil, "", ""
+	a.g, a.w, a.r, a.id, a.allow, a.node = nil, nil, nil, "", "", ""
 	a.status, a.sent, a.eager, a.bounded, a.started, a.cold, a.queued, a.bad = 0, false, false, false, false, false, 0, nil
 	a.dirty.Store(false)
 }
@@ -71,6 +72,13 @@ func (a *answer) Started(cold bool, queued time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.started, a.cold, a.queued = true, cold, queued
+}
+
+// Ran tells that another node runs it.
+func (a *answer) Ran(node lode.NodeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.node = string(node)
 }
 
 // Head takes the function's head.
@@ -211,8 +219,11 @@ func (a *answer) send() {
 
 func (a *answer) common(h http.Header) {
 	a.set(h, "Lode-Invocation", string(a.id))
-	if a.g.cfg.Node != "" {
-		a.set(h, "Lode-Node", a.g.cfg.Node)
+	if a.node == "" {
+		a.node = a.g.cfg.Node
+	}
+	if a.node != "" {
+		a.set(h, "Lode-Node", a.node)
 	}
 	if a.allow != "" {
 		setCORS(h, a.allow)
@@ -271,6 +282,9 @@ func (a *answer) whole(out *lode.Outcome) {
 // fail answers with an error, in place of whatever the function had begun.
 func (a *answer) fail(err error) {
 	clear(a.w.Header())
+	if a.g.draining.Load() {
+		goElsewhere(a.w.Header())
+	}
 	if a.allow != "" {
 		setCORS(a.w.Header(), a.allow)
 	}

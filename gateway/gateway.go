@@ -20,9 +20,10 @@ type Invoker interface {
 	// for the client return.
 	//
 	// If a has the method Started(cold bool, queued time.Duration), it may be
-	// called once before Head, to tell the client of a streamed answer; if it
-	// has Flush(), calling that hands on what was written so far (the guest is
-	// about to wait). Both are optional.
+	// called once before Head, to tell the client of a streamed answer; so may
+	// Ran(node lode.NodeID), if another node runs it; if it has Flush(), calling
+	// that hands on what was written so far (the guest is about to wait). All
+	// are optional.
 	Invoke(ctx context.Context, req *lode.Request, a lode.Answer) (lode.Outcome, error)
 	// Submit stores req durably and returns its id; it copies what it keeps.
 	// The same IdempotencyKey with the same body gives the same id.
@@ -77,8 +78,9 @@ type Tokens interface {
 }
 
 // Keys is an optional ability of Tokens: the secret behind an AWS access key
-// made by `lode token create --aws`. Without it, requests signed for AWS are
-// refused on a node that is not loopback-only.
+// made by `lode token create --aws`, or an error of kind Unauthenticated for
+// one that is unknown, revoked or expired. Without it, requests signed for AWS
+// are refused on a node that is not loopback-only.
 type Keys interface {
 	Secret(ctx context.Context, accessKey string) (secret string, g Grant, err error)
 }
@@ -100,10 +102,14 @@ type Config struct {
 	Logs      Logs // nil: no X-Amz-Log-Result
 
 	// Public says that the node listens on more than loopback: tokens are
-	// asked for at every door but public functions, and any Host is taken.
-	// False: Host must be a loopback name or a declared domain, cross-origin
-	// browser requests reach declared routes only, and functions are open.
+	// asked for at every door but public functions, /healthz and /readyz; Host
+	// must be an address, one of Hosts, or a declared domain. False: Host must
+	// be a loopback name or a declared domain, and functions are open. Both
+	// ways cross-origin browser requests reach declared routes only.
 	Public bool
+	// Hosts are the names that a public node is reached by: its own, and that
+	// of a load balancer before it.
+	Hosts []string
 
 	// Manage answers /v1; the gateway has checked the token and passes its
 	// grant. nil: 503.
@@ -121,6 +127,12 @@ type Config struct {
 	IdleTimeout   time.Duration // of a kept-alive connection, 2 min
 	FirstTimeout  time.Duration // to send the first 64 KiB of a body, 30 s
 	BodyTimeout   time.Duration // between two reads or writes of a body, 5 min
+
+	// Linger is how long Shutdown goes on answering, with Connection: close and
+	// /readyz at 503, so that clients and load balancers have gone elsewhere
+	// before the listener closes. It ends early once nobody is connected. 0:
+	// not at all, which is right where nobody could go elsewhere.
+	Linger time.Duration
 }
 
 // Gateway is the doors. It is an http.Handler; Serve runs it on a listener.
@@ -131,8 +143,12 @@ type Gateway struct {
 	okHost   atomic.Pointer[string]
 	pool     sync.Pool // *exchange
 	sweeper  *sweeper
+	hosts    map[string]bool
+	failures *failures
 	draining atomic.Bool
 	servers  serverSet
+	ending   context.Context // over when Shutdown has lingered: ends streams that have no end of their own
+	end      context.CancelFunc
 }
 
 // New makes a Gateway. Close it.
@@ -147,7 +163,11 @@ func New(cfg Config) (*Gateway, error) {
 	orDefault(&cfg.IdleTimeout, 2*time.Minute)
 	orDefault(&cfg.FirstTimeout, 30*time.Second)
 	orDefault(&cfg.BodyTimeout, 5*time.Minute)
-	g := &Gateway{cfg: cfg, sweeper: newSweeper()}
+	g := &Gateway{cfg: cfg, sweeper: newSweeper(), failures: newFailures(), hosts: map[string]bool{}}
+	for _, h := range cfg.Hosts {
+		g.hosts[hostOf(h)] = true
+	}
+	g.ending, g.end = context.WithCancel(context.Background())
 	g.pool.New = func() any { return newExchange(g) }
 	return g, nil
 }
@@ -162,12 +182,13 @@ var _ http.Handler = (*Gateway)(nil)
 
 // ServeHTTP answers a request that came over TCP.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !g.cfg.Public {
-		if prev := g.okHost.Load(); prev == nil || *prev != r.Host {
-			if err := g.checkHost(r); err != nil {
-				g.refuse(w, r, err)
-				return
-			}
+	if g.draining.Load() {
+		goElsewhere(w.Header())
+	}
+	if prev := g.okHost.Load(); prev == nil || *prev != r.Host {
+		if err := g.checkHost(r); err != nil {
+			g.refuse(w, r, err)
+			return
 		}
 	}
 	if t := g.hostRoutes(r); t != nil {
@@ -219,8 +240,21 @@ func (g *Gateway) serveManage(w http.ResponseWriter, r *http.Request, local bool
 	case g.cfg.Manage == nil:
 		g.refuse(w, r, lode.Errorf(lode.Unavailable, "the management door is not open"))
 	default:
+		if endless(r) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(g.ending, cancel)()
+			r = r.WithContext(ctx)
+		}
 		g.cfg.Manage(w, r, grant)
 	}
+}
+
+// endless reports whether the answer may go on for as long as the client
+// listens: a log that is followed, a job that is watched. A node that stops
+// ends it; the client asks again, elsewhere.
+func endless(r *http.Request) bool {
+	return strings.HasSuffix(r.URL.Path, "/watch") || r.URL.Path == "/v1/logs" && strings.Contains(r.URL.RawQuery, "follow=")
 }
 
 func (g *Gateway) serveStatus(w http.ResponseWriter, r *http.Request, local bool) {
@@ -246,7 +280,7 @@ func (g *Gateway) serveStatus(w http.ResponseWriter, r *http.Request, local bool
 
 func (g *Gateway) ready(ctx context.Context) error {
 	if g.draining.Load() {
-		return lode.Errorf(lode.Unavailable, "this node is draining")
+		return lode.Errorf(lode.Unavailable, "this node is draining").WithHint("go to another node")
 	}
 	if g.cfg.Ready == nil {
 		return nil

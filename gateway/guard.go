@@ -9,21 +9,42 @@ import (
 	"lode"
 )
 
-// checkHost refuses a Host that this loopback-only node does not answer for:
-// a web page can point a name of its own at 127.0.0.1 and would otherwise
-// speak to the node with the browser of whoever visits it.
+// checkHost refuses a Host that this node does not answer for: a web page can
+// point a name of its own at the node's address and would otherwise speak to it
+// with the browser of whoever visits it. It cannot do so with an address: a
+// public node answers for all of them, since it may be reached through one that
+// it does not have itself. Load balancers ask /healthz and /readyz by whatever
+// name they like.
 func (g *Gateway) checkHost(r *http.Request) error {
 	host := hostOf(r.Host)
-	if !isLoopback(host) {
-		if _, ok := g.currentTable().domains[host]; !ok {
-			return lode.Errorf(lode.Misdirected, "this node listens on loopback and does not answer for the host %q", r.Host).
-				WithHint("use http://127.0.0.1, or let the proxy before the node set Host to localhost")
+	own := isLoopback(host) || g.cfg.Public && isAddress(host)
+	if !own {
+		_, declared := g.currentTable().domains[host]
+		if declared || g.cfg.Public && (g.hosts[host] || probe(r)) {
+			return nil // not remembered: a domain may come and go
 		}
-		return nil // not remembered: a domain may be taken away
+		return g.misdirected(r)
 	}
 	remembered := r.Host
 	g.okHost.Store(&remembered)
 	return nil
+}
+
+func (g *Gateway) misdirected(r *http.Request) error {
+	if g.cfg.Public {
+		return lode.Errorf(lode.Misdirected, "this node does not answer for the host %q", r.Host).
+			WithHint("use its address, or tell it the name: lode up --host %s", hostOf(r.Host))
+	}
+	return lode.Errorf(lode.Misdirected, "this node listens on loopback and does not answer for the host %q", r.Host).
+		WithHint("use http://127.0.0.1, or let the proxy before the node set Host to localhost")
+}
+
+// probe reports whether r only asks how the node is.
+func probe(r *http.Request) bool { return r.URL.Path == "/healthz" || r.URL.Path == "/readyz" }
+
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // hostOf is the Host header without its port, in lower case.
@@ -75,7 +96,46 @@ func (g *Gateway) grant(r *http.Request, local bool) (Grant, error) {
 		return Grant{}, lode.Errorf(lode.Unauthenticated, "this door needs a token").
 			WithHint("send Authorization: Bearer TOKEN; lode up wrote one to admin.token in its data folder")
 	}
-	return g.cfg.Tokens.Check(r.Context(), token)
+	if err := g.mayTry(r, token); err != nil {
+		return Grant{}, err
+	}
+	grant, err := g.cfg.Tokens.Check(r.Context(), token)
+	if ours(token) {
+		g.tried(r, token, err)
+	}
+	return grant, err
+}
+
+// ours reports whether a token looks like one of Lode's: others, which the
+// callers of public functions use for themselves, are not guesses at one.
+func ours(token string) bool { return strings.HasPrefix(token, "lt_") }
+
+// mayTry refuses an address of a public node that has shown too many bad
+// tokens or signatures lately, unless this one was good before.
+func (g *Gateway) mayTry(r *http.Request, secret string) error {
+	if !g.cfg.Public {
+		return nil
+	}
+	wait := g.failures.wait(r.RemoteAddr, secret)
+	if wait <= 0 {
+		return nil
+	}
+	e := lode.Errorf(lode.Overloaded, "too many bad tokens came from this address").WithHint("wait, then use a token that lode token create made")
+	e.RetryAfter = wait
+	return e
+}
+
+// tried notes how a token or signature did.
+func (g *Gateway) tried(r *http.Request, secret string, err error) {
+	switch {
+	case !g.cfg.Public:
+	case err == nil:
+		g.failures.good(secret)
+	case lode.KindOf(err) == lode.Unauthenticated:
+		if g.failures.bad(r.RemoteAddr) {
+			g.cfg.Log.Warn("too many bad tokens from one address; its guesses are refused for a while", "from", r.RemoteAddr)
+		}
+	}
 }
 
 func bearer(r *http.Request) (string, bool) {
@@ -94,7 +154,8 @@ func (r Role) mayCall() bool { return r == RoleAdmin || r == RoleDeploy || r == 
 type caller struct {
 	ns      lode.Namespace
 	grant   Grant
-	checked bool // a token was shown and is good: it is not for the function
+	checked bool  // a token was shown and is good: it is not for the function
+	waits   error // a token was shown and not looked at; see mayTry
 }
 
 // identify finds the namespace of a request, and checks the token if there
@@ -129,6 +190,9 @@ func (g *Gateway) identifyToken(r *http.Request, need bool) (c caller, err error
 	if need {
 		return c, err
 	}
+	if lode.KindOf(err) == lode.Overloaded {
+		c.waits = err
+	}
 	return c, nil // a public function's callers may use Authorization for themselves
 }
 
@@ -161,6 +225,8 @@ func (g *Gateway) admit(c *caller, access lode.Access, name lode.Name) error {
 		return lode.Errorf(lode.NotFound, "no function %q", name)
 	case access == lode.AccessPublic:
 		return nil
+	case !known && c.waits != nil:
+		return c.waits
 	case !known:
 		return lode.Errorf(lode.Unauthenticated, "function %s needs a token", name).
 			WithHint("send Authorization: Bearer TOKEN, or give it access: public")

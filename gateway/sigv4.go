@@ -35,11 +35,15 @@ func (g *Gateway) identifySigned(r *http.Request, body []byte) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
-	secret, grant, err := keys.Secret(r.Context(), s.access)
-	if err != nil {
+	if err := g.mayTry(r, s.access); err != nil {
 		return caller{}, err
 	}
-	if err := s.check(r, secret, body, time.Now()); err != nil {
+	secret, grant, err := keys.Secret(r.Context(), s.access)
+	if err == nil {
+		err = s.check(r, secret, body, time.Now())
+	}
+	g.tried(r, s.access, err)
+	if err != nil {
 		return caller{}, err
 	}
 	c := caller{grant: grant, checked: true}
