@@ -11,30 +11,31 @@ import (
 	"lode/bus"
 )
 
-// Call is one asynchronous invocation, as people and programs ask for it.
+// Call is one asynchronous invocation, as people and programs ask for it. Its
+// JSON is what travels between nodes.
 type Call struct {
-	ID        lode.InvocationID
-	Function  lode.Name
-	Revision  string // ns/name@rev, of the last attempt
-	Trigger   lode.Trigger
-	State     lode.State
-	Dead      bool // failed, and not to be tried again by itself
-	Attempts  int
-	Created   time.Time
-	Ended     time.Time // zero: it has not
-	Next      time.Time // of the next attempt; zero: none is waiting for its time
-	Status    int       // the function's own, when done
-	ResultLen int64     // bytes of the answer
-	Trace     string    // 32 hexadecimal digits
-	Usage     *lode.Usage
-	Error     *lode.Error // of the last attempt
+	ID        lode.InvocationID `json:"id"`
+	Function  lode.Name         `json:"function"`
+	Revision  string            `json:"revision,omitempty"` // ns/name@rev, of the last attempt
+	Trigger   lode.Trigger      `json:"trigger"`
+	State     lode.State        `json:"state"`
+	Dead      bool              `json:"dead,omitempty"` // failed, and not to be tried again by itself
+	Attempts  int               `json:"attempts"`
+	Created   time.Time         `json:"created"`
+	Ended     time.Time         `json:"ended,omitzero"`       // zero: it has not
+	Next      time.Time         `json:"next,omitzero"`        // of the next attempt; zero: none is waiting for its time
+	Status    int               `json:"status,omitempty"`     // the function's own, when done
+	ResultLen int64             `json:"result_len,omitempty"` // bytes of the answer
+	Trace     string            `json:"trace,omitempty"`      // 32 hexadecimal digits
+	Usage     *lode.Usage       `json:"usage,omitempty"`
+	Error     *lode.Error       `json:"error,omitempty"` // of the last attempt
 }
 
 // CallFilter chooses calls; zero fields choose all.
 type CallFilter struct {
-	Function lode.Name
-	State    lode.State
-	Dead     bool // dead letters only
+	Function lode.Name  `json:"function,omitempty"`
+	State    lode.State `json:"state,omitempty"`
+	Dead     bool       `json:"dead,omitempty"` // dead letters only
 }
 
 func (f CallFilter) takes(e *entry) bool {

@@ -73,13 +73,15 @@ func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) 
 
 // runs reports whether the claim of r is to be waited for.
 func (k *keys) runs(key string, r *keyRecord) bool {
-	if r.Node == k.s.cfg.Node && r.Incarnation == k.s.cfg.Incarnation {
+	if r.Node == k.self() && r.Incarnation == k.s.cfg.Incarnation {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		return k.unsettled[key] // else it was left over by the flight before
 	}
 	return k.s.cfg.Alive != nil && k.s.cfg.Alive(r.Node, r.Incarnation)
 }
+
+func (k *keys) self() lode.NodeID { return lode.NodeID(k.s.cfg.Node) }
 
 // wait lets d pass, unless it is in vain.
 func (k *keys) wait(ctx context.Context, req *lode.Request, d time.Duration) error {
@@ -100,7 +102,7 @@ func (k *keys) wait(ctx context.Context, req *lode.Request, d time.Duration) err
 
 // make puts the claim into the table.
 func (k *keys) make(ctx context.Context, c *claim) error {
-	rev, err := k.writeKey(ctx, c.key, &keyRecord{ID: c.id, Body: c.body, Created: k.now().UTC(), Running: true, Node: k.s.cfg.Node, Incarnation: k.s.cfg.Incarnation}, c.rev)
+	rev, err := k.writeKey(ctx, c.key, &keyRecord{ID: c.id, Body: c.body, Created: k.now().UTC(), Running: true, Node: k.self(), Incarnation: k.s.cfg.Incarnation}, c.rev)
 	if err == nil {
 		c.rev, c.made = rev, true
 	} else if !wasFirst(err) {

@@ -23,6 +23,7 @@ type memory struct {
 	conf   map[string]bus.QueueConfig
 	news   chan struct{}
 	fail   func(op, key string) error // consulted before each write
+	gen    int                        // of the newest writer of the queues
 }
 
 type memItem struct {
@@ -188,13 +189,18 @@ func (m *memory) Put(ctx context.Context, items ...bus.Item) (int, error) {
 }
 
 func (m *memory) Pull(ctx context.Context, queue string, n int, wait time.Duration) ([]Delivery, error) {
+	return m.pull(ctx, queue, n, wait, func() bool { return true })
+}
+
+// pull is Pull of one who may not take anything any more.
+func (m *memory) pull(ctx context.Context, queue string, n int, wait time.Duration, may func() bool) ([]Delivery, error) {
 	end := time.Now().Add(wait)
 	for {
 		m.mu.Lock()
 		now, next := time.Now(), end
 		var out []Delivery
 		for _, it := range m.items {
-			if it.Queue != queue {
+			if it.Queue != queue || !may() {
 				continue
 			}
 			if at := later(it.Due, it.until, it.taken); at.After(now) {

@@ -32,9 +32,9 @@ type keyRecord struct {
 	Body    string            `json:"body"`    // SHA-256 of the request's body
 	Created time.Time         `json:"created"` // when it was claimed, or answered
 
-	Running     bool   `json:"running,omitempty"`
-	Node        string `json:"node,omitempty"`        // where it runs
-	Incarnation string `json:"incarnation,omitempty"` // of that node
+	Running     bool        `json:"running,omitempty"`
+	Node        lode.NodeID `json:"node,omitempty"`        // where it came in
+	Incarnation string      `json:"incarnation,omitempty"` // of that node
 
 	Revision string      `json:"revision,omitempty"`
 	Trace    string      `json:"trace,omitempty"`

@@ -166,18 +166,19 @@ func (q *queues) configure(ns lode.Namespace, name lode.Name) (lode.Queue, error
 	return spec, err
 }
 
-// Put is a message to be put into a queue.
+// Put is a message to be put into a queue. Its JSON is what travels between
+// nodes, before the body.
 type Put struct {
-	Namespace lode.Namespace
-	Queue     lode.Name
-	ID        string // made by the sender; "": one is made
-	Key       string // if not empty it is the id
-	Delay     time.Duration
-	Type      string // content type
-	Body      []byte // not kept
+	Namespace lode.Namespace `json:"namespace"`
+	Queue     lode.Name      `json:"queue"`
+	ID        string         `json:"id,omitempty"`    // made by the sender; "": one is made
+	Key       string         `json:"key,omitempty"`   // if not empty it is the id
+	Delay     time.Duration  `json:"delay,omitempty"` // ns
+	Type      string         `json:"type,omitempty"`  // content type
+	Body      []byte         `json:"-"`               // not kept
 	// Repeats: the sender may put it again under the same ID, which is passed
 	// over for a minute after the message has ended.
-	Repeats bool
+	Repeats bool `json:"repeats,omitempty"`
 }
 
 // rememberPut is for how long the id of a message is remembered whose sender
@@ -211,14 +212,14 @@ func (k *Keeper) PutQueue(ctx context.Context, p Put) (id string, err error) {
 	})
 }
 
-// QueueState is how full a queue is.
+// QueueState is how full a queue is. Its JSON is what travels between nodes.
 type QueueState struct {
-	Depth    int           // messages waiting, those with a delay too
-	InFlight int           // handed out, not yet acknowledged
-	Dead     int           // in its queue of dead letters
-	Oldest   time.Duration // age of the oldest message
+	Depth    int           `json:"depth"`     // messages waiting, those with a delay too
+	InFlight int           `json:"in_flight"` // handed out, not yet acknowledged
+	Dead     int           `json:"dead"`      // in its queue of dead letters
+	Oldest   time.Duration `json:"oldest"`    // age of the oldest message, ns
 	// Consumers are the functions that consume it.
-	Consumers []lode.Name
+	Consumers []lode.Name `json:"consumers,omitempty"`
 }
 
 // QueueState tells how full a queue is. The queue need not be declared.

@@ -36,7 +36,7 @@ type Config struct {
 	// often, and answers from memory. Nil: this node is alone. Else the
 	// idempotency key of a request is claimed in Tables before it runs, so that
 	// of several nodes that get it one runs it.
-	Alive func(node, incarnation string) bool
+	Alive func(node lode.NodeID, incarnation string) bool
 	// Slots is how many invocations compute at once; 0: cores + 2.
 	Slots int
 	// AsyncSlots is how many asynchronous attempts run at once, of one

@@ -1,0 +1,489 @@
+package invoke
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lode"
+	"lode/bus"
+)
+
+// writer is a memory as one writer of its queues sees it: opening another ends
+// it, as with bus.Queues.
+type memWriter struct {
+	*memory
+	gen int
+}
+
+func (m *memory) writer() *memWriter {
+	m.mu.Lock()
+	m.gen++
+	w := &memWriter{m, m.gen}
+	m.mu.Unlock()
+	m.restart()
+	return w
+}
+
+func (w *memWriter) fence() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gen != w.memory.gen {
+		return lode.Errorf(lode.Conflict, "the log was opened by another writer")
+	}
+	return nil
+}
+
+func (w *memWriter) Put(ctx context.Context, items ...bus.Item) (int, error) {
+	if err := w.fence(); err != nil {
+		return 0, err
+	}
+	return w.memory.Put(ctx, items...)
+}
+
+func (w *memWriter) Pull(ctx context.Context, queue string, n int, wait time.Duration) ([]Delivery, error) {
+	// An old writer sees nothing new, and does not know why.
+	ds, err := w.memory.pull(ctx, queue, n, wait, func() bool { return w.gen == w.memory.gen })
+	for i := range ds {
+		ds[i] = writerDelivery{ds[i], w}
+	}
+	return ds, err
+}
+
+func (w *memWriter) Remove(ctx context.Context, queue, id string) (bus.Item, error) {
+	if err := w.fence(); err != nil {
+		return bus.Item{}, err
+	}
+	return w.memory.Remove(ctx, queue, id)
+}
+
+type writerDelivery struct {
+	Delivery
+	w *memWriter
+}
+
+func (d writerDelivery) Ack(ctx context.Context, then ...bus.Item) error {
+	if err := d.w.fence(); err != nil {
+		return err
+	}
+	return d.Delivery.Ack(ctx, then...)
+}
+
+func (d writerDelivery) Nak(ctx context.Context, delay time.Duration, note string) error {
+	if err := d.w.fence(); err != nil {
+		return err
+	}
+	return d.Delivery.Nak(ctx, delay, note)
+}
+
+// node opens a service that keeps nothing itself.
+func node(t *testing.T, w *world, m *memory, name string, cfg Config) *Service {
+	t.Helper()
+	cfg.Catalog, cfg.Pools, cfg.Observer, cfg.Tables, cfg.Node = w, w, w, m, name
+	s, err := Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetKeeper(nil)
+	return s
+}
+
+func keeper(t *testing.T, s *Service, m *memory) *Keeper {
+	t.Helper()
+	k, err := OpenKeeper(context.Background(), s, KeeperConfig{Tables: m, Queues: m.writer()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func lostNow(k *Keeper) bool {
+	select {
+	case <-k.Lost():
+		return true
+	default:
+		return false
+	}
+}
+
+// Where there is no keeper, whoever asks waits for one, for a while.
+func TestKeeperIsAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.deploy("echo", lode.Function{}, echo)
+		w.queues["orders"] = lode.Queue{}
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		begin := time.Now()
+		req := &lode.Request{Namespace: "default", Function: "echo", Body: []byte("x")}
+		_, err := s.Submit(context.Background(), req)
+		e := lode.AsError(err)
+		if d := time.Since(begin); e == nil || e.Kind != lode.Unavailable || e.RetryAfter != time.Second || !strings.Contains(e.Detail, "choosing one") || d < keeperWait || d > 2*keeperWait {
+			t.Fatalf("no keeper: %v after %s", err, d)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err = s.PutQueue(ctx, "default", "orders", "", 0, "", nil)
+		wantKind(t, err, lode.Deadline)
+
+		k := keeper(t, s, m)
+		defer k.Close()
+		time.AfterFunc(2*time.Second, func() { s.SetKeeper(k) })
+		begin = time.Now()
+		id := submit(t, s, "echo", "", "x")
+		if d := time.Since(begin); d != 2*time.Second {
+			t.Errorf("submitted after %s", d)
+		}
+		if c := get(t, s, id, time.Minute); c.State != lode.StateDone {
+			t.Errorf("%+v", c)
+		}
+		if q, err := s.Queue(context.Background(), "default", "orders"); err != nil || q.Depth != 0 {
+			t.Errorf("%+v %v", q, err)
+		}
+	})
+}
+
+// A keeper that another one has replaced says so when it is asked, and the
+// service asks the next one. Who waits for a call goes on waiting there.
+func TestKeeperIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		open := make(chan struct{})
+		var runs atomic.Int32
+		w.deploy("slow", lode.Function{Limits: lode.Limits{Total: time.Hour}}, func(g *guest) error {
+			runs.Add(1)
+			if err := g.block(open); err != nil {
+				return err
+			}
+			return g.answer(200, "done")
+		})
+		a, b := node(t, w, m, "a", Config{}), node(t, w, m, "b", Config{})
+		defer a.Close()
+		defer b.Close()
+		ka := keeper(t, a, m)
+		defer ka.Close()
+		a.SetKeeper(ka)
+		b.SetKeeper(ka)
+		id := submit(t, b, "slow", "", "")
+		synctest.Wait()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if c := get(t, b, id, time.Hour); c.State != lode.StateDone || c.Attempts != 2 {
+				t.Errorf("waited for: %+v", c)
+			}
+		})
+		synctest.Wait()
+		kb := keeper(t, b, m)
+		defer kb.Close()
+		time.AfterFunc(time.Second, func() { a.SetKeeper(kb); b.SetKeeper(kb) })
+		// The write is refused at the old one, which ends, and done at the new one.
+		second := submit(t, a, "slow", "", "")
+		if !lostNow(ka) || lostNow(kb) {
+			t.Error("the old keeper does not know, or the new one is taken for lost")
+		}
+		synctest.Wait()
+		close(open)
+		if c := get(t, a, second, time.Minute); c.State != lode.StateDone {
+			t.Errorf("%+v", c)
+		}
+		wg.Wait()
+		if runs.Load() != 3 {
+			t.Errorf("%d runs, want 3", runs.Load())
+		}
+	})
+}
+
+func TestKeeperLosesItsLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var cut atomic.Bool
+		w.deploy("slow", lode.Function{Limits: lode.Limits{Total: time.Hour}}, func(g *guest) error {
+			err := g.block(nil)
+			cut.Store(true)
+			return err
+		})
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		lease := make(chan struct{})
+		k, err := OpenKeeper(context.Background(), s, KeeperConfig{Tables: m, Queues: m.writer(), Lease: lease})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		s.SetKeeper(k)
+		id := submit(t, s, "slow", "", "")
+		synctest.Wait()
+		close(lease)
+		synctest.Wait()
+		if !lostNow(k) || !cut.Load() {
+			t.Error("the attempt goes on")
+		}
+		if n := m.count("calls"); n != 0 {
+			t.Errorf("%d records after the loss", n)
+		}
+		if _, err := k.GetCall(context.Background(), "default", id, 0); !keeperGone(err) {
+			t.Errorf("%v", err)
+		}
+		if d := m.Depth("call/default/slow"); d.Taken+d.Ready != 1 {
+			t.Errorf("the work is gone: %+v", d)
+		}
+	})
+}
+
+// An old keeper that does not know that it is none ends an attempt: whichever
+// end is on record first counts, everywhere, whole, and with one dead letter.
+func TestOldKeeperEndsACall(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for _, fails := range []bool{false, true} {
+			t.Run(fmt.Sprintf("late=%v,fails=%v", late, fails), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { oldKeeperEndsACall(t, late, fails) })
+			})
+		}
+	}
+}
+
+func oldKeeperEndsACall(t *testing.T, late, fails bool) {
+	w, m := newWorld(), newMemory()
+	w.queues["graves"] = lode.Queue{}
+	gates := []chan struct{}{make(chan struct{}), make(chan struct{})}
+	var runs atomic.Int32
+	w.deploy("slow", lode.Function{Retry: lode.Retry{Attempts: 1, Dead: "graves"}, Limits: lode.Limits{Total: time.Hour}}, func(g *guest) error {
+		n := runs.Add(1)
+		if err := g.block(gates[n-1]); err != nil {
+			return err
+		}
+		if fails {
+			return lode.Errorf(lode.Invalid, "run %d", n)
+		}
+		return g.answer(200, strings.Repeat(fmt.Sprint(n), 3*chunkBytes))
+	})
+	a, b := node(t, w, m, "a", Config{}), node(t, w, m, "b", Config{})
+	defer a.Close()
+	defer b.Close()
+	ka := keeper(t, a, m)
+	defer ka.Close()
+	a.SetKeeper(ka)
+	id := submit(t, a, "slow", "", "")
+	synctest.Wait()
+	// The count of deliveries was not on the disk yet: both take attempt 1.
+	m.items[0].Deliveries = 0
+	kb := keeper(t, b, m)
+	defer kb.Close()
+	b.SetKeeper(kb)
+	synctest.Wait()
+	first, second := 0, 1
+	if late {
+		first, second = 1, 0
+	}
+	close(gates[first])
+	synctest.Wait()
+	close(gates[second])
+	synctest.Wait()
+	c := get(t, b, id, time.Minute)
+	if !lostNow(ka) || lostNow(kb) {
+		t.Error("who is lost?")
+	}
+	if fails {
+		if c.State != lode.StateFailed || c.Error == nil || c.Error.Detail != fmt.Sprintf("run %d", first+1) {
+			t.Errorf("%+v", c)
+		}
+		if q, _ := kb.QueueState(context.Background(), "default", "graves"); q.Depth != 1 {
+			t.Errorf("dead letters: %+v", q)
+		}
+		return
+	}
+	ans, err := b.CallResult(context.Background(), "default", id)
+	if err != nil || string(ans.Msg.Body) != strings.Repeat(fmt.Sprint(first+1), 3*chunkBytes) {
+		t.Errorf("the answer of run %d is not whole: %v", first+1, err)
+	}
+	if d := m.Depth("call/default/slow"); d.Taken+d.Ready+d.Waiting != 0 {
+		t.Errorf("left in the queue: %+v", d)
+	}
+}
+
+// Keepers follow each other while a schedule runs, each for a while not knowing
+// of the next: every due time is run once.
+func TestTwoClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var mu sync.Mutex
+		due := map[string]int{}
+		w.deploy("tick", lode.Function{Schedules: []lode.Schedule{{Cron: "@every 10s"}}}, func(g *guest) error {
+			mu.Lock()
+			defer mu.Unlock()
+			due[g.head.Get(":schedule")+" "+g.head.Get(":id")]++
+			return g.answer(200, "")
+		})
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		var ks []*Keeper
+		begin := time.Now()
+		for i := range 20 {
+			ks = append(ks, keeper(t, s, m))
+			time.Sleep(7*time.Second + time.Duration(i)*300*time.Millisecond)
+		}
+		for _, k := range ks {
+			k.Close()
+		}
+		seen := map[string]string{}
+		for k, n := range due {
+			at, id, _ := strings.Cut(k, " ")
+			if n != 1 || seen[at] != "" {
+				t.Errorf("%s ran %d times as %s, and as %q", at, n, id, seen[at])
+			}
+			seen[at] = id
+		}
+		if want := int(time.Since(begin) / (10 * time.Second)); len(seen) != want {
+			t.Errorf("%d due times were run, want %d", len(seen), want)
+		}
+	})
+}
+
+// An old keeper sweeps what the new one has replayed: nothing of it goes.
+func TestOldKeeperSweeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var fixed atomic.Bool
+		open := make(chan struct{})
+		w.deploy("bad", lode.Function{Retry: lode.Retry{Attempts: 1}, Limits: lode.Limits{Total: time.Hour}}, func(g *guest) error {
+			if !fixed.Load() {
+				return crash(g)
+			}
+			if err := g.block(open); err != nil {
+				return err
+			}
+			return echo(g)
+		})
+		a, b := node(t, w, m, "a", Config{}), node(t, w, m, "b", Config{})
+		defer a.Close()
+		defer b.Close()
+		ka := keeper(t, a, m)
+		defer ka.Close()
+		a.SetKeeper(ka)
+		body := strings.Repeat("b", 2*chunkBytes)
+		id := submit(t, a, "bad", "", body)
+		if c := get(t, a, id, time.Minute); c.State != lode.StateFailed {
+			t.Fatalf("%+v", c)
+		}
+		fixed.Store(true)
+		kb := keeper(t, b, m)
+		defer kb.Close()
+		if _, err := kb.ReplayCall(context.Background(), "default", id); err != nil {
+			t.Fatal(err)
+		}
+		ka.calls.expire(time.Now().Add(8 * 24 * time.Hour))
+		ka.calls.expireKeys(time.Now().Add(8 * 24 * time.Hour))
+		close(open)
+		if c, err := kb.GetCall(context.Background(), "default", id, time.Minute); err != nil || c.State != lode.StateDone {
+			t.Fatalf("%+v %v", c, err)
+		}
+		ka.calls.expire(time.Now().Add(8 * 24 * time.Hour))
+		if ans, err := kb.CallResult(context.Background(), "default", id); err != nil || string(ans.Msg.Body) != body {
+			t.Errorf("replayed: %v", err)
+		}
+		// Who keeps it now may drop it, and leaves nothing.
+		kb.calls.expire(time.Now().Add(8 * 24 * time.Hour))
+		kb.calls.expireKeys(time.Now().Add(8 * 24 * time.Hour))
+		if n := m.count("calls", "bodies", "keys"); n != 0 {
+			t.Errorf("%d entries are left", n)
+		}
+	})
+}
+
+// A node dies between the chunks of a request and its item: an hour later they
+// are gone. Those of a request that is known stay.
+func TestChunksThatNothingNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.deploy("slow", lode.Function{Limits: lode.Limits{Total: 5 * time.Hour}}, func(g *guest) error { return g.block(nil) })
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		k := keeper(t, s, m)
+		defer k.Close()
+		s.SetKeeper(k)
+		m.fail = func(op, key string) error {
+			if op == "queue put" {
+				return lode.Errorf(lode.Full, "the disk is full")
+			}
+			return nil
+		}
+		body := strings.Repeat("x", 2*chunkBytes)
+		_, err := s.Submit(context.Background(), &lode.Request{Namespace: "default", Function: "slow", Body: []byte(body)})
+		wantKind(t, err, lode.Full)
+		m.mu.Lock()
+		m.fail = nil
+		m.mu.Unlock()
+		if n := m.count("bodies"); n != 2 {
+			t.Fatalf("%d chunks", n)
+		}
+		id := submit(t, s, "slow", "", body)
+		time.Sleep(30 * time.Minute)
+		if n := m.count("bodies"); n != 4 {
+			t.Errorf("%d chunks after half an hour", n)
+		}
+		time.Sleep(2 * time.Hour)
+		if n, marks := m.count("bodies"), m.count("keys"); n != 2 || marks != 0 {
+			t.Errorf("%d chunks and %d marks after hours", n, marks)
+		}
+		if c := get(t, s, id, 0); c.State != lode.StateRunning {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// What did not begin is not counted, and comes again soon; what was lost with
+// its node is counted, and comes again soon.
+func TestAttemptsThatAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var attempts []string
+		w.deploy("far", lode.Function{Retry: lode.Retry{Attempts: 2, First: time.Hour, Max: time.Hour}}, func(g *guest) error {
+			attempts = append(attempts, g.head.Get(":attempt"))
+			switch n := len(attempts); {
+			case n <= 5 || n == 7:
+				return &lode.Error{Kind: lode.Unavailable, Detail: "no node took it", Err: errNotStarted}
+			case n == 6:
+				return &lode.Error{Kind: lode.Unavailable, Detail: "the connection was lost", Err: errNodeLost}
+			}
+			return echo(g)
+		})
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		k := keeper(t, s, m)
+		defer k.Close()
+		s.SetKeeper(k)
+		begin := time.Now()
+		id := submit(t, s, "far", "", "x")
+		c := get(t, s, id, time.Hour)
+		if got := fmt.Sprint(attempts); c.State != lode.StateDone || c.Attempts != 2 || got != "[1 1 1 1 1 1 2 2]" {
+			t.Errorf("%+v after attempts %s", c, got)
+		}
+		if d := time.Since(begin); d > 10*time.Second {
+			t.Errorf("it took %s", d)
+		}
+	})
+}
+
+func TestNotes(t *testing.T) {
+	for _, free := range []int{0, 1, 12} {
+		for _, e := range []*lode.Error{nil, lode.Errorf(lode.Crashed, "it fell over")} {
+			note := noteOf(e, free)
+			it := &bus.Item{Deliveries: 20, Note: note}
+			if attempts, f := counted(it); attempts != 20-free || f != free {
+				t.Errorf("%q: %d attempts, %d free", note, attempts, f)
+			}
+			got := errorOf(note)
+			if (got == nil) != (e == nil) || got != nil && (got.Kind != e.Kind || got.Detail != e.Detail) {
+				t.Errorf("%q: %v", note, got)
+			}
+		}
+	}
+	if attempts, _ := counted(&bus.Item{Deliveries: 1, Note: "~9 unavailable x"}); attempts != 1 {
+		t.Errorf("a delivery that was forgotten: %d", attempts)
+	}
+}
