@@ -23,6 +23,7 @@ type memory struct {
 	conf   map[string]bus.QueueConfig
 	news   chan struct{}
 	fail   func(op, key string) error // consulted before each write
+	done   bool                       // a write of a table that fails is done all the same
 	gen    int                        // of the newest writer of the queues
 }
 
@@ -45,6 +46,13 @@ func (m *memory) restart() {
 		it.taken = false
 	}
 	m.tell()
+}
+
+// setFail sets what fails, and whether it is done all the same.
+func (m *memory) setFail(done bool, fail func(op, key string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done, m.fail = done, fail
 }
 
 // count is how many entries the tables have.
@@ -96,9 +104,16 @@ func (t *memTable) write(ctx context.Context, op, key string, value []byte, rev 
 	}
 	if t.m.fail != nil {
 		if err := t.m.fail(t.name+" "+op, key); err != nil {
+			if t.m.done {
+				_, _ = t.set(op, key, value, rev, any)
+			}
 			return 0, err
 		}
 	}
+	return t.set(op, key, value, rev, any)
+}
+
+func (t *memTable) set(op, key string, value []byte, rev uint64, any bool) (uint64, error) {
 	if old := t.kv[key]; !any && old.Rev != rev {
 		return 0, lode.Errorf(lode.Precondition, "%s was changed", key)
 	}
