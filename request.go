@@ -47,6 +47,7 @@ type Outcome struct {
 	Revision string // ns/name@rev
 	Trace    string // trace id, 32 hexadecimal digits
 	Usage    Usage
+	Node     NodeID // that ran it; "": the one that it came in at
 }
 
 // Buffered is an Answer that keeps everything.

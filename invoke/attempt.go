@@ -61,6 +61,11 @@ type attempt struct {
 	head    []byte
 	pairs   []lode.Pair
 
+	came *arrival    // it was placed here by another node's gateway; nil: it came in here
+	body *replay     // of req.Stream, once that may have to be sent twice
+	away bool        // another node gives its record, or goes on with it
+	node lode.NodeID // that ran it; "": this one
+
 	began   atomic.Int32 // operations that went to another goroutine
 	mu      sync.Mutex   // guards streams
 	streams map[string]*stream
@@ -77,16 +82,12 @@ func (a *attempt) prepare(req *lode.Request, ans lode.Answer) {
 	a.trace = continueTrace(req.Trace)
 }
 
-// run checks, admits and dispatches.
+// run checks, places, admits and dispatches.
 func (a *attempt) run(ctx context.Context) error {
-	rev, err := a.s.resolve(a.req)
-	if err != nil {
+	if err := a.resolve(); err != nil {
 		return err
 	}
-	a.rev = rev
-	if err := admissible(a.req, rev); err != nil {
-		return err
-	}
+	rev := a.rev
 	runner, err := a.s.cfg.Pools.Pool(rev)
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func (a *attempt) run(ctx context.Context) error {
 	if !deadline.IsZero() && !deadline.After(a.start) {
 		return lode.Errorf(lode.Deadline, "the deadline had passed before %s began", rev.ID())
 	}
-	if err := a.s.gate.enter(ctx, &a.w, to, lim, deadline); err != nil {
+	if away, err := a.admit(ctx, to, lim, deadline); away || err != nil {
 		return err
 	}
 	admitted := a.start
@@ -118,7 +119,37 @@ func (a *attempt) run(ctx context.Context) error {
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
 	a.unlong()
 	a.s.gate.exit(&a.w, a.inv.Usage.CPU)
+	if a.s.spread != nil && err == nil {
+		a.s.used.ended(rev, a.inv.Usage.Wall, a.inv.Usage.Cold)
+	}
 	return err
+}
+
+// resolve finds the revision, where it is not given, and checks whether it
+// takes the request.
+func (a *attempt) resolve() (err error) {
+	if a.rev == nil {
+		if a.rev, err = a.s.resolve(a.req); err != nil {
+			return err
+		}
+	}
+	return admissible(a.req, a.rev)
+}
+
+// admit takes a place and a slot on this node, unless the attempt is placed on
+// another one: away, it has ended there.
+func (a *attempt) admit(ctx context.Context, to target, lim *lode.Limits, deadline time.Time) (away bool, err error) {
+	switch sp := a.s.spread; {
+	case a.came != nil:
+		return false, a.came.admit(ctx, a.s, to, lim, deadline)
+	case sp != nil && !a.stays():
+		if away, err := sp.place(ctx, a, to, lim, deadline); away || err != nil || a.w.slot {
+			return away, err
+		}
+	}
+	err = a.s.gate.enter(ctx, &a.w, to, lim, deadline)
+	a.w.waited = a.w.waited || a.s.spread != nil // the way to the decision counts
+	return false, err
 }
 
 // dispatch runs the attempt in the pool.
@@ -132,11 +163,11 @@ func (a *attempt) dispatch(ctx context.Context, runner Runner) (err error) {
 	if w, ok := a.ans.(windower); ok {
 		inv.Windows = w.Windows()
 	}
-	if _, ok := a.ans.(*lode.Buffered); ok {
+	if _, ok := a.ans.(*lode.Buffered); ok || a.came != nil && a.came.o.kept {
 		a.most = orDefault(a.rev.Function.Limits.OutputMax, defaultOutput)
 	}
-	if a.req.Stream != nil {
-		idle, stop := newIdle(ctx, a.req.Stream, a.rev.Function.Limits.Idle)
+	if body := a.stream(); body != nil {
+		idle, stop := newIdle(ctx, body, a.rev.Function.Limits.Idle)
 		defer stop()
 		ctx, inv.Stream = idle.ctx, idle
 	}
@@ -148,6 +179,16 @@ func (a *attempt) dispatch(ctx context.Context, runner Runner) (err error) {
 		return a.answer(200, nil)
 	}
 	return nil
+}
+
+// stream is the rest of the body, from its beginning, or nil.
+func (a *attempt) stream() io.Reader {
+	if a.body == nil {
+		return a.req.Stream
+	}
+	v := a.body.view()
+	v.admit()
+	return v
 }
 
 // explain turns what the engine said into an Error: where the context ended
@@ -168,9 +209,14 @@ func (a *attempt) explain(ctx context.Context, err error) error {
 // finish gives the record and the outcome.
 func (a *attempt) finish(err error) (lode.Outcome, error) {
 	a.closeStreams()
+	if a.body != nil {
+		a.body.close()
+	}
 	u := &a.inv.Usage
-	u.BodyIn, u.BodyOut, u.LogDropped = max(u.BodyIn, int64(len(a.req.Body))), a.out, a.dropped
-	out := lode.Outcome{ID: a.id, Trace: a.trace.TraceID(), Usage: *u}
+	if a.node == "" {
+		u.BodyIn, u.BodyOut, u.LogDropped = max(u.BodyIn, int64(len(a.req.Body))), a.out, a.dropped
+	}
+	out := lode.Outcome{ID: a.id, Trace: a.trace.TraceID(), Usage: *u, Node: a.node}
 	if a.rev != nil {
 		out.Revision = a.rev.ID()
 	}
@@ -184,7 +230,9 @@ func (a *attempt) finish(err error) (lode.Outcome, error) {
 		e.Invocation, e.Trace = a.id, out.Trace
 		r.Err, err = &e, &e
 	}
-	a.s.cfg.Observer.Done(r)
+	if !a.away {
+		a.s.cfg.Observer.Done(r)
+	}
 	return out, err
 }
 
@@ -201,6 +249,7 @@ func (a *attempt) recycle() {
 	a.inv = engine.Invocation{Reply: engine.Reply{Head: reply.Head[:0], Body: reply.Body[:0]}}
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
 	a.status, a.out, a.most, a.logged, a.dropped, a.unsent, a.end = 0, 0, 0, 0, 0, false, time.Time{}
+	a.came, a.body, a.away, a.node = nil, nil, false, ""
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
 		a.head = nil

@@ -51,6 +51,7 @@ type gate struct {
 	now   int64 // virtual, ns: the clock of the last function granted from the line
 	ready readyHeap
 	fns   map[target]*lane
+	mean  int64 // ns of CPU of what ended, of all lanes, moving average
 }
 
 // lane is one function in the gate.
@@ -268,6 +269,7 @@ func (g *gate) exit(w *waiter, cpu time.Duration) {
 	l := w.lane
 	used := max(int64(cpu), int64(leastCost))
 	l.cost += (used - l.cost) / 8
+	g.mean += (used - g.mean) / 32
 	if w.charged > 0 {
 		l.clock = min(l.clock+used-w.charged, g.now+int64(mostDebt))
 	}

@@ -37,6 +37,12 @@ type Config struct {
 	// idempotency key of a request is claimed in Tables before it runs, so that
 	// of several nodes that get it one runs it.
 	Alive func(node lode.NodeID, incarnation string) bool
+	// Peers are the nodes of the cluster, to which invocations are spread. Nil:
+	// this node runs what comes to it.
+	Peers Peers
+	// FreeMemory tells the others how many bytes of memory are free here; nil:
+	// they are not told.
+	FreeMemory func() int64
 	// Slots is how many invocations compute at once; 0: cores + 2.
 	Slots int
 	// AsyncSlots is how many asynchronous attempts run at once, of one
@@ -84,14 +90,17 @@ type Service struct {
 	gate      *gate
 	long      *gate // of those that have computed for a turn
 	fetch     *fetcher
-	keys      *keys       // nil: no tables
-	seat      seat        // who keeps asynchronous work
-	own       *Keeper     // a Keeper of its own; nil: there is none
+	keys      *keys   // nil: no tables
+	seat      seat    // who keeps asynchronous work
+	own       *Keeper // a Keeper of its own; nil: there is none
+	spread    *spread // nil: this node is alone
+	used      usage
 	attempts  sync.Pool   // of *attempt
 	jobLimits lode.Limits // of the lane of jobs
 
-	under    atomic.Int64 // invocations under way
-	draining atomic.Bool
+	under    atomic.Int64  // invocations under way
+	draining atomic.Bool   // for good
+	parting  atomic.Bool   // see SetDraining
 	quiet    chan struct{} // told when under falls to 0 while draining
 
 	base    context.Context // ends when Close is called
@@ -113,6 +122,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s.jobLimits = lode.Limits{ScaleMax: max(1, s.gate.slots-jobSpared)}
 	s.attempts.New = func() any { return &attempt{s: s} }
 	s.base, s.stop = context.WithCancel(context.Background())
+	s.used.begin()
+	if cfg.Peers != nil {
+		s.spread = newSpread(s)
+	}
 	if err := s.open(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -143,6 +156,9 @@ func (s *Service) open(ctx context.Context) (err error) {
 func (s *Service) changed(uint64) {
 	s.gate.forget()
 	s.long.forget()
+	if s.spread != nil {
+		s.spread.changed()
+	}
 }
 
 // halt ends the intake of background work.
@@ -188,10 +204,10 @@ func (s *Service) resolve(req *lode.Request) (*lode.Revision, error) {
 }
 
 // begin counts an invocation in. While draining only those that belong to a
-// chain under way are let in.
+// chain under way are let in, and those that another node can run.
 func (s *Service) begin(chain bool) error {
 	s.under.Add(1)
-	if s.draining.Load() && !chain || s.base.Err() != nil {
+	if s.draining.Load() && !chain && (s.spread == nil || !s.spread.others()) || s.base.Err() != nil {
 		s.end()
 		return draining()
 	}
@@ -244,6 +260,9 @@ func (s *Service) Close() error {
 			s.own.Close()
 		}
 		s.stop()
+		if s.spread != nil {
+			s.spread.close()
+		}
 		s.work.Wait()
 		s.fetch.close()
 	})

@@ -19,3 +19,12 @@ func Admit(wait, mean, promised, rtt float64) bool {
 	}
 	return wait <= min(Bound(mean), promised+max(mean/2, 2*rtt))
 }
+
+// Line is how many invocations make a wait: Wait(Line(w, s, m), s, m) is w.
+func Line(wait float64, slots int, mean float64) float64 {
+	if wait <= 0 || mean <= 0 {
+		return 0
+	}
+	s := float64(max(slots, 1))
+	return wait*s/mean + s - 1
+}

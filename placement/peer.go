@@ -71,9 +71,8 @@ func (p *Peer) Lost(now float64) { p.ended(now) }
 // Refused counts work that the node said no to, with its wait.
 func (p *Peer) Refused(now, wait float64) {
 	p.ended(now)
-	if p.load.Mean > 0 { // the line that such a wait is made of
-		s := float64(max(p.load.Slots, 1))
-		p.delta = wait*s/p.load.Mean + s - 1 - p.load.Queue
+	if p.load.Mean > 0 {
+		p.delta = Line(wait, p.load.Slots, p.load.Mean) - p.load.Queue
 	}
 }
 
@@ -105,7 +104,7 @@ func (p *Peer) Fill(n *Node, now, rtt float64) {
 	if p.flying > 0 && now > p.due {
 		n.Hop += now - p.due
 	}
-	if age := now - p.at; age > oldAge {
+	if age := now - p.at; p.at != 0 && age > oldAge {
 		n.Hop += age
 	}
 }
