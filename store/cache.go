@@ -12,19 +12,27 @@ import (
 
 // Stats counts what a store did since it was opened, and what its cache holds.
 type Stats struct {
-	Fetched int64 `json:"fetched"` // bytes that came from the home over the network
-	Sent    int64 `json:"sent"`    // bytes that went there
+	Fetched int64 `json:"fetched"` // bytes that came over the network, from the home or from other nodes
+	Sent    int64 `json:"sent"`    // bytes that went to a home that is not on nodes
 	Hits    int64 `json:"hits"`    // openings of a blob that was here
 	Misses  int64 `json:"misses"`  // openings that had to fetch
 	Cached  int64 `json:"cached"`  // bytes in the cache; 0 where the home is local
 	Budget  int64 `json:"budget"`  // bytes the cache may hold
+
+	FromPeers   int64 `json:"from_peers"`  // of Fetched, the bytes that other nodes gave
+	ToPeers     int64 `json:"to_peers"`    // bytes that other nodes read here, and that were copied to them
+	Repaired    int64 `json:"repaired"`    // copies that were made because one was missing or bad
+	Quarantined int64 `json:"quarantined"` // copies here that did not match their name
 }
 
 // Stats returns the counters.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{s.fetched.Load(), s.sent.Load(), s.hits.Load(), s.misses.Load(), s.lru.bytes, s.budget}
+	st := Stats{Fetched: s.fetched.Load(), Sent: s.sent.Load(), Hits: s.hits.Load(), Misses: s.misses.Load(),
+		Cached: s.lru.bytes, Budget: s.budget, FromPeers: s.peered.Load()}
+	s.shelf.count.addTo(&st)
+	return st
 }
 
 // lru orders the cached blobs by last use, the newest in front. Fetching a
@@ -81,7 +89,7 @@ func (l *lru) victims(budget int64, pins map[lode.Digest]int) []lode.Digest {
 // loadCache takes over what is in the folder, by age, and trims it.
 func (s *Store) loadCache() error {
 	var found []Info
-	for info, err := range s.files.list(context.Background()) {
+	for info, err := range s.cache.list(context.Background()) {
 		if err != nil {
 			return err
 		}
@@ -101,11 +109,10 @@ func (s *Store) loadCache() error {
 // a name is quick.
 func (s *Store) trim(budget int64) {
 	for _, d := range s.lru.victims(budget, s.pins) {
-		if err := s.files.remove(d); err != nil {
+		if err := s.cache.remove(d); err != nil {
 			s.log.Warn("a cached blob could not be evicted", "err", err)
 		}
 		s.lru.drop(d)
-		delete(s.ready, d)
 	}
 }
 
@@ -123,28 +130,28 @@ func (s *Store) pin(d lode.Digest) {
 	s.lru.touch(d)
 }
 
+// release unpins d, and lets go what was deleted while it was open.
+func (s *Store) release(d lode.Digest) {
+	s.unpin(d)
+	if s.replicas != nil {
+		s.shelf.settle(d)
+	}
+}
+
 func (s *Store) unpin(d lode.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pins[d]--; s.pins[d] == 0 {
 		delete(s.pins, d)
-		if s.remote != nil {
+		if s.cache != nil {
 			s.trim(s.budget)
 		}
 	}
 }
 
-// seen remembers that the file with this stamp matches its name.
-func (s *Store) seen(d lode.Digest, st stamp) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready[d] = st
-}
-
 func (s *Store) forget(d lode.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.ready, d)
 	s.lru.drop(d)
 }
 
@@ -154,23 +161,19 @@ func (s *Store) admit(d lode.Digest, sp *spool) error {
 	if err := sp.f.Chmod(0o444); err != nil {
 		return ioError("cache a blob", err)
 	}
-	size := sp.size
-	st, err := sp.keep(d, false)
-	if err != nil {
+	if err := sp.keep(s.cache, d, false); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready[d] = st
-	s.lru.add(d, size)
+	s.lru.add(d, sp.size)
 	s.trim(s.budget)
 	return nil
 }
 
-// fetch copies d from its home into the cache and returns the bytes moved. A
-// copy that arrives damaged is asked for once more, in case the wire did it;
-// a full disk evicts all that is not in use and tries once more. The key lock
-// is held.
+// fetch copies d into the cache and returns the bytes moved. A copy that
+// arrives damaged is asked for once more, in case the wire did it; a full disk
+// evicts all that is not in use and tries once more. The key lock is held.
 func (s *Store) fetch(ctx context.Context, d lode.Digest) (moved int64, err error) {
 	for try := range 3 {
 		var n int64
@@ -182,38 +185,81 @@ func (s *Store) fetch(ctx context.Context, d lode.Digest) (moved int64, err erro
 			return moved, err
 		case kind == lode.Full:
 			s.shrink()
-		case kind != lode.Damaged && kind != lode.Unavailable:
-			return moved, err
+		case kind != lode.Damaged && kind != lode.Unavailable || s.replicas != nil:
+			return moved, err // replicas have tried every node there is
 		}
 		s.log.Debug("a fetch failed", "try", try+1, "digest", d, "err", err)
 	}
 	return moved, err
 }
 
+// fetchOnce asks the peers, then the home.
 func (s *Store) fetchOnce(ctx context.Context, d lode.Digest) (int64, error) {
-	r, err := s.remote.Get(ctx, d)
-	if err != nil {
-		return 0, err
+	sp, n, err := s.fromPeers(ctx, d)
+	if sp == nil && err == nil {
+		sp, n, err = s.fromHome(ctx, d)
 	}
-	defer r.Close()
-	sp, err := s.files.spool()
-	if err != nil {
-		return 0, err
-	}
-	defer sp.discard()
-	n, err := io.CopyBuffer(struct{ io.Writer }{sp}, struct{ io.Reader }{r}, make([]byte, 256<<10))
 	s.fetched.Add(n)
 	if err != nil {
+		return n, err
+	}
+	defer sp.discard()
+	return n, s.admit(d, sp)
+}
+
+// fromPeers spools d from another node; nil, without an error, where the home
+// must be asked.
+func (s *Store) fromPeers(ctx context.Context, d lode.Digest) (*spool, int64, error) {
+	if s.peers == nil {
+		return nil, 0, nil
+	}
+	if s.replicas != nil {
+		sp, n, err := s.peers.fetch(ctx, d, s.cache, s.peers.everybody(d))
+		s.peered.Add(n)
+		if err != nil {
+			err = s.replicas.lost(d, err)
+		}
+		return sp, n, err
+	}
+	sp, n, err := s.peers.fetch(ctx, d, s.cache, s.peers.holders(d))
+	s.peered.Add(n)
+	if err != nil {
+		if lode.KindOf(err) == lode.Full || ctx.Err() != nil {
+			return nil, n, err
+		}
+		return nil, n, nil // the home has it, whatever became of the peers
+	}
+	return sp, n, nil
+}
+
+// fromHome spools d from the durable home.
+func (s *Store) fromHome(ctx context.Context, d lode.Digest) (_ *spool, n int64, err error) {
+	r, err := s.home.Get(ctx, d)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer r.Close()
+	sp, err := s.cache.spool()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			sp.discard()
+		}
+	}()
+	n, err = io.CopyBuffer(struct{ io.Writer }{sp}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	if err != nil {
 		if cerr := cancelled(ctx); cerr != nil {
-			return n, cerr
+			return nil, n, cerr
 		}
 		if _, ok := errors.AsType[*lode.Error](err); ok {
-			return n, err
+			return nil, n, err
 		}
-		return n, lode.Errorf(lode.Unavailable, "fetch blob %s from %s: %w", d, s.remote, err)
+		return nil, n, lode.Errorf(lode.Unavailable, "fetch blob %s from %s: %w", d, s.home, err)
 	}
 	if got := sp.digest(); got != d {
-		return n, damaged(d, s.remote.String(), got, n)
+		return nil, n, damaged(d, s.home.String(), got, n)
 	}
-	return n, s.admit(d, sp)
+	return sp, n, nil
 }

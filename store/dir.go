@@ -49,8 +49,7 @@ func (h *Dir) Put(ctx context.Context, d lode.Digest, src *io.SectionReader) err
 	if err := sp.seal(); err != nil {
 		return err
 	}
-	_, err = sp.keep(d, true)
-	return err
+	return sp.keep(h.t, d, true)
 }
 
 // Get implements Home.

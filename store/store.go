@@ -28,26 +28,31 @@ type Config struct {
 	// evicted, so while more than that is open at once the cache is larger; it
 	// shrinks as they are closed.
 	Budget int64
+	// Peers are the other nodes of the cluster, asked for a copy before a home
+	// that is far. A home of type *Replicas brings its own.
+	Peers *Peers
 	// Log gets warnings about quarantined copies; nil means slog.Default.
 	Log *slog.Logger
 }
 
 // Store keeps blobs. It is safe for concurrent use and owns no goroutine.
 type Store struct {
-	home   Home
-	remote Home  // home, or nil where its files are ours
-	files  *tree // local files: the home's, or the cache's
-	budget int64
-	log    *slog.Logger
-	closed atomic.Bool
+	home     Home
+	replicas *Replicas // home, where that is what it is
+	own      *tree     // files of the home that are on this machine, or nil
+	cache    *tree     // copies of what is not, or nil for a Dir
+	shelf    *Shelf    // what other nodes see of own and cache
+	peers    *peers    // other nodes, or nil
+	budget   int64
+	log      *slog.Logger
+	closed   atomic.Bool
 
-	fetched, sent, hits, misses atomic.Int64
+	fetched, peered, sent, hits, misses atomic.Int64
 
-	mu    sync.Mutex
-	keys  map[lode.Digest]*key
-	ready map[lode.Digest]stamp // files verified by this process
-	pins  map[lode.Digest]int   // open blobs
-	lru   lru                   // what the cache holds; empty without one
+	mu   sync.Mutex
+	keys map[lode.Digest]*key
+	pins map[lode.Digest]int // open blobs
+	lru  lru                 // what the cache holds; empty without one
 }
 
 // key is the lock of one digest while somebody wants it.
@@ -61,8 +66,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Home == nil {
 		return nil, lode.Errorf(lode.Invalid, "a store needs a home: a directory or a bucket")
 	}
-	s := &Store{home: cfg.Home, budget: cfg.Budget, log: cfg.Log, keys: map[lode.Digest]*key{},
-		ready: map[lode.Digest]stamp{}, pins: map[lode.Digest]int{}, lru: newLRU()}
+	s := &Store{home: cfg.Home, budget: cfg.Budget, log: cfg.Log, keys: map[lode.Digest]*key{}, pins: map[lode.Digest]int{}, lru: newLRU()}
 	if s.budget <= 0 {
 		s.budget = 16 << 30
 	}
@@ -70,7 +74,18 @@ func Open(cfg Config) (*Store, error) {
 		s.log = slog.Default()
 	}
 	if l, ok := cfg.Home.(local); ok {
-		s.files = l.files()
+		s.own = l.files()
+	}
+	if r, ok := cfg.Home.(*Replicas); ok {
+		s.replicas, s.peers, s.shelf = r, r.peers, r.shelf
+	} else {
+		s.shelf = newShelf(s.own, s.log)
+		if cfg.Peers != nil && s.own == nil {
+			s.peers = newPeers(*cfg.Peers, s.shelf.count, s.log)
+		}
+	}
+	if s.own != nil && s.replicas == nil {
+		s.shelf.serves(s)
 		return s, nil
 	}
 	if cfg.Cache == "" {
@@ -80,14 +95,20 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.remote, s.files = cfg.Home, t
+	s.cache = t
+	s.shelf.serves(s)
 	return s, s.loadCache()
 }
 
 // Close ends the store, and its home if that is an io.Closer: later calls fail
 // with Unavailable, open blobs stay readable. Idempotent.
 func (s *Store) Close() error {
-	s.closed.Store(true)
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if s.peers != nil {
+		s.peers.close()
+	}
 	if c, ok := s.home.(io.Closer); ok {
 		return c.Close()
 	}
@@ -172,34 +193,36 @@ func (s *Store) Open(ctx context.Context, d lode.Digest) (*Blob, error) {
 	s.pin(d)
 	f, fetched, err := s.verified(ctx, d)
 	if err != nil {
-		s.unpin(d)
+		s.release(d)
 		return nil, err
 	}
 	fi, err := f.Stat()
 	if err != nil {
 		f.Close()
-		s.unpin(d)
+		s.release(d)
 		return nil, ioError("stat "+f.Name(), err)
 	}
-	return newBlob(d, f, fi.Size(), fetched, func() { s.unpin(d) }), nil
+	return newBlob(d, f, fi.Size(), fetched, func() { s.release(d) }), nil
 }
 
 // verified opens d's local file with its checksum known to hold, and fetches
 // it where it is missing or bad. The key lock is held.
 func (s *Store) verified(ctx context.Context, d lode.Digest) (*os.File, int64, error) {
-	f, err := s.openFile(ctx, d)
+	if f, err := s.openOwn(ctx, d); f != nil || err != nil {
+		return f, 0, err
+	}
+	f, err := s.cache.open(ctx, d)
 	switch {
 	case err == nil:
 		s.hits.Add(1)
 		return f, 0, nil
-	case s.remote == nil:
-		return nil, 0, err
 	case lode.KindOf(err) == lode.Damaged:
-		bad, qerr := s.files.quarantine(d, time.Now())
+		bad, qerr := s.cache.quarantine(d, time.Now())
 		if qerr != nil {
 			return nil, 0, qerr
 		}
 		s.forget(d)
+		s.shelf.count.quarantined.Add(1)
 		s.log.Warn("a cached blob was damaged and is fetched again", "err", err, "moved", bad)
 	case lode.KindOf(err) != lode.NotFound:
 		return nil, 0, err
@@ -207,53 +230,50 @@ func (s *Store) verified(ctx context.Context, d lode.Digest) (*os.File, int64, e
 	s.misses.Add(1)
 	n, err := s.fetch(ctx, d)
 	if err != nil {
-		return nil, 0, err
+		return nil, n, err
 	}
-	f, err = s.openFile(ctx, d)
+	f, err = s.cache.open(ctx, d)
 	return f, n, err
 }
 
-// openFile opens the local file and checks it unless this process has.
-func (s *Store) openFile(ctx context.Context, d lode.Digest) (*os.File, error) {
-	path := s.files.path(d)
-	f, err := os.Open(path)
-	if isMissing(err) {
-		return nil, notFound(d, s.files.root)
+// openOwn opens a file of the home itself; nil, without an error, where the
+// blob must come from elsewhere.
+func (s *Store) openOwn(ctx context.Context, d lode.Digest) (*os.File, error) {
+	if s.own == nil {
+		return nil, nil
 	}
-	if err != nil {
-		return nil, ioError("open "+path, err)
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, ioError("stat "+path, err)
-	}
-	s.mu.Lock()
-	known := s.ready[d]
-	s.mu.Unlock()
-	if known == stampOf(fi) {
+	f, err := s.own.open(ctx, d)
+	switch {
+	case err == nil:
+		s.hits.Add(1)
 		return f, nil
+	case s.replicas == nil:
+		return nil, err
+	case lode.KindOf(err) == lode.NotFound:
+		return nil, nil
+	case lode.KindOf(err) != lode.Damaged:
+		return nil, err
 	}
-	got, err := hashFile(ctx, f)
-	if err == nil && got != d {
-		err = damaged(d, path, got, fi.Size())
+	if err := s.replicas.heal(ctx, d, err); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		f.Close()
-		return nil, ioError("read "+path, err)
-	}
-	s.seen(d, stampOf(fi))
-	return f, nil
+	return s.own.open(ctx, d)
 }
 
 // hashFile reads through the descriptor, not a mapping: a bad sector is then
-// an error, not a signal.
-func hashFile(ctx context.Context, f *os.File) (d lode.Digest, err error) {
+// an error, not a signal. pace, if not nil, is called before each read with
+// its bytes at most.
+func hashFile(ctx context.Context, f *os.File, pace func(int) error) (d lode.Digest, err error) {
 	h := blake3.New()
 	buf := make([]byte, 256<<10)
 	for off := int64(0); ; {
 		if err := cancelled(ctx); err != nil {
 			return d, err
+		}
+		if pace != nil {
+			if err := pace(len(buf)); err != nil {
+				return d, err
+			}
 		}
 		n, err := f.ReadAt(buf, off)
 		h.Write(buf[:n])
@@ -271,9 +291,11 @@ func hashFile(ctx context.Context, f *os.File) (d lode.Digest, err error) {
 // Verify computes d's checksum again, whatever is known of it; for a cached
 // blob that of the copy, which is replaced if it is bad.
 func (s *Store) Verify(ctx context.Context, d lode.Digest) error {
-	s.mu.Lock()
-	delete(s.ready, d)
-	s.mu.Unlock()
+	for _, t := range []*tree{s.own, s.cache} {
+		if t != nil {
+			t.forget(d)
+		}
+	}
 	b, err := s.Open(ctx, d)
 	if err != nil {
 		return err
@@ -330,7 +352,7 @@ func (s *Store) List(ctx context.Context) iter.Seq2[Info, error] {
 // Delete removes the blob from its home and the cache. A missing one is no
 // error; one that is open here is a Conflict.
 func (s *Store) Delete(ctx context.Context, d lode.Digest) error {
-	_, err := s.remove(ctx, d, func(Info) bool { return true })
+	_, err := s.remove(ctx, d, nil)
 	return err
 }
 
@@ -338,14 +360,15 @@ func (s *Store) Delete(ctx context.Context, d lode.Digest) error {
 // nobody has it open, and reports whether it did. A concurrent Put of the same
 // content makes the blob young, so it is kept.
 func (s *Store) Collect(ctx context.Context, d lode.Digest, before time.Time) (bool, error) {
-	gone, err := s.remove(ctx, d, func(i Info) bool { return i.Modified.Before(before) })
+	gone, err := s.remove(ctx, d, &before)
 	if lode.KindOf(err) == lode.Conflict {
 		return false, nil
 	}
 	return gone, err
 }
 
-func (s *Store) remove(ctx context.Context, d lode.Digest, old func(Info) bool) (bool, error) {
+// remove deletes d if it is older than before; nil: whatever its age.
+func (s *Store) remove(ctx context.Context, d lode.Digest, before *time.Time) (bool, error) {
 	if err := s.check(ctx); err != nil {
 		return false, err
 	}
@@ -360,17 +383,36 @@ func (s *Store) remove(ctx context.Context, d lode.Digest, old func(Info) bool) 
 	if open > 0 {
 		return false, lode.Errorf(lode.Conflict, "blob %s is in use", d).WithHint("try again when what reads it has ended")
 	}
-	info, err := s.home.Stat(ctx, d)
-	if err == nil && !old(info) {
-		return false, nil
-	}
-	if err != nil && lode.KindOf(err) != lode.NotFound {
-		return false, err
-	}
-	missing := err != nil
-	if err := s.home.Delete(ctx, d); err != nil {
-		return false, err
+	gone, err := s.removeHome(ctx, d, before)
+	if err != nil || before != nil && !gone {
+		return gone, err
 	}
 	s.forget(d)
-	return !missing, s.files.remove(d)
+	if s.cache != nil {
+		err = s.cache.remove(d)
+	}
+	return gone, err
+}
+
+// removeHome deletes d from its home, if it is older than before, and reports
+// whether it did.
+func (s *Store) removeHome(ctx context.Context, d lode.Digest, before *time.Time) (bool, error) {
+	if s.replicas != nil {
+		return s.replicas.deleteBefore(ctx, d, before)
+	}
+	info, err := s.home.Stat(ctx, d)
+	if err == nil && before != nil && !info.Modified.Before(*before) {
+		return false, nil
+	}
+	missing := lode.KindOf(err) == lode.NotFound
+	if err != nil && (!missing || before != nil) {
+		if missing {
+			err = nil
+		}
+		return false, err
+	}
+	if s.own != nil {
+		s.own.forget(d)
+	}
+	return !missing, s.home.Delete(ctx, d)
 }

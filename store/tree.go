@@ -9,14 +9,20 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"lode"
 )
 
 // tree is a directory of blobs, as laid out in the package comment. The
-// filesystem is its only state.
-type tree struct{ root string }
+// filesystem is its only state; known is what this process has seen of it.
+type tree struct {
+	root string
+
+	mu    sync.Mutex
+	known map[lode.Digest]stamp // files whose checksum was found to hold
+}
 
 // openTree makes the folders and sweeps what dead writers left in tmp.
 func openTree(root string) (*tree, error) {
@@ -24,7 +30,7 @@ func openTree(root string) (*tree, error) {
 	if err != nil {
 		return nil, ioError("open the store", err)
 	}
-	t := &tree{root}
+	t := &tree{root: root, known: map[lode.Digest]stamp{}}
 	for _, dir := range []string{"blobs", "tmp", "bad"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return nil, ioError("open the store at "+root, err)
@@ -37,6 +43,56 @@ func openTree(root string) (*tree, error) {
 		return nil, err
 	}
 	return t, t.forgetBad(time.Now().Add(-keepBad))
+}
+
+// seen remembers that the file with this stamp matches its name.
+func (t *tree) seen(d lode.Digest, st stamp) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.known[d] = st
+}
+
+func (t *tree) forget(d lode.Digest) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.known, d)
+}
+
+func (t *tree) holds(d lode.Digest, st stamp) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.known[d] == st
+}
+
+// open opens d's file with its checksum known to hold: NotFound, or Damaged
+// for a file that does not match its name.
+func (t *tree) open(ctx context.Context, d lode.Digest) (*os.File, error) {
+	path := t.path(d)
+	f, err := os.Open(path)
+	if isMissing(err) {
+		return nil, notFound(d, t.root)
+	}
+	if err != nil {
+		return nil, ioError("open "+path, err)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, ioError("stat "+path, err)
+	}
+	if t.holds(d, stampOf(fi)) {
+		return f, nil
+	}
+	got, err := hashFile(ctx, f, nil)
+	if err == nil && got != d {
+		err = damaged(d, path, got, fi.Size())
+	}
+	if err != nil {
+		f.Close()
+		return nil, ioError("read "+path, err)
+	}
+	t.seen(d, stampOf(fi))
+	return f, nil
 }
 
 func (t *tree) path(d lode.Digest) string {
@@ -85,11 +141,12 @@ func (t *tree) forgetBad(before time.Time) error {
 	return nil
 }
 
-// adopt gives the synced file at path the name of d, durably if sync is set.
+// adopt gives the synced file at path the name of d, durably if sync is set; a
+// new folder (there are 256) is durable in any case.
 func (t *tree) adopt(path string, d lode.Digest, sync bool) error {
 	to := t.path(d)
 	dir := filepath.Dir(to)
-	if err := os.Mkdir(dir, 0o755); err == nil && sync {
+	if err := os.Mkdir(dir, 0o755); err == nil {
 		if err := syncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
@@ -105,6 +162,9 @@ func (t *tree) adopt(path string, d lode.Digest, sync bool) error {
 	return syncDir(dir)
 }
 
+// syncNames makes d's name durable.
+func (t *tree) syncNames(d lode.Digest) error { return syncDir(filepath.Dir(t.path(d))) }
+
 func (t *tree) stat(d lode.Digest) (Info, error) {
 	path := t.path(d)
 	fi, err := os.Stat(path)
@@ -118,6 +178,7 @@ func (t *tree) stat(d lode.Digest) (Info, error) {
 }
 
 func (t *tree) remove(d lode.Digest) error {
+	t.forget(d)
 	path := t.path(d)
 	if err := os.Remove(path); err != nil && !isMissing(err) {
 		return ioError("delete "+path, err)
@@ -127,11 +188,21 @@ func (t *tree) remove(d lode.Digest) error {
 
 // quarantine moves a bad copy out of the way and returns where it went.
 func (t *tree) quarantine(d lode.Digest, now time.Time) (string, error) {
+	t.forget(d)
 	to := filepath.Join(t.root, "bad", d.String()+"."+strconv.FormatInt(now.UnixNano(), 10))
 	if err := os.Rename(t.path(d), to); err != nil && !isMissing(err) {
 		return "", ioError("quarantine "+t.path(d), err)
 	}
 	return to, nil
+}
+
+// bad is where a bad copy of d was moved to, or "".
+func (t *tree) bad(d lode.Digest) string {
+	found, err := filepath.Glob(filepath.Join(t.root, "bad", d.String()+".*"))
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	return found[len(found)-1]
 }
 
 // list yields the blobs; files whose name is no digest are not ours and are

@@ -18,6 +18,7 @@ type spool struct {
 	h    *blake3.Hasher
 	size int64
 	over bool // renamed or removed
+	shut bool // closed
 }
 
 func (t *tree) spool() (*spool, error) {
@@ -33,6 +34,14 @@ func (t *tree) spool() (*spool, error) {
 		os.Remove(f.Name())
 		f.Close()
 	}
+}
+
+// spool is a temporary file where the blob most likely stays.
+func (s *Store) spool() (*spool, error) {
+	if s.own != nil {
+		return s.own.spool()
+	}
+	return s.cache.spool()
 }
 
 func (s *spool) Write(p []byte) (int, error) {
@@ -58,27 +67,31 @@ func (s *spool) seal() error {
 	return ioError("write to "+s.t.root, s.f.Sync())
 }
 
-// keep names the file d in its tree and gives its stamp.
-func (s *spool) keep(d lode.Digest, sync bool) (stamp, error) {
+// keep names the file d in t, which remembers it as whole. The file stays open
+// for reading until discard.
+func (s *spool) keep(t *tree, d lode.Digest, sync bool) error {
 	fi, err := s.f.Stat()
 	if err == nil {
-		err = s.t.adopt(s.f.Name(), d, sync)
+		err = t.adopt(s.f.Name(), d, sync)
 	}
 	if err != nil {
-		return stamp{}, ioError("write to "+s.t.root, err)
+		return ioError("write to "+t.root, err)
 	}
 	s.over = true
-	return stampOf(fi), s.f.Close()
+	t.seen(d, stampOf(fi))
+	return nil
 }
 
-// discard removes what was not kept. Idempotent.
+// discard ends the spool and removes what was not kept. Idempotent.
 func (s *spool) discard() {
-	if s.over {
-		return
+	if !s.over {
+		s.over = true
+		os.Remove(s.f.Name())
 	}
-	s.over = true
-	os.Remove(s.f.Name())
-	s.f.Close()
+	if !s.shut {
+		s.shut = true
+		s.f.Close()
+	}
 }
 
 // Writer writes one blob whose name is not known yet. It is for one goroutine.
@@ -95,7 +108,7 @@ func (s *Store) Create(ctx context.Context) (*Writer, error) {
 	if err := s.check(ctx); err != nil {
 		return nil, err
 	}
-	sp, err := s.files.spool()
+	sp, err := s.spool()
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +125,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := w.sp.Write(p)
-	if lode.KindOf(err) == lode.Full && w.s.remote != nil {
+	if lode.KindOf(err) == lode.Full && w.s.cache != nil {
 		w.s.shrink() // the cache makes room for what is new
 		var more int
 		more, err = w.sp.Write(p[n:])
@@ -159,21 +172,20 @@ func (s *Store) commit(ctx context.Context, d lode.Digest, sp *spool) error {
 		return err
 	}
 	defer unlock()
-	if s.remote == nil {
+	if s.cache == nil {
 		if err := sp.seal(); err != nil {
 			return err
 		}
-		st, err := sp.keep(d, true)
-		if err != nil {
-			return err
-		}
-		s.seen(d, st)
-		return nil
+		return sp.keep(s.own, d, true)
 	}
-	if err := s.remote.Put(ctx, d, io.NewSectionReader(sp.f, 0, sp.size)); err != nil {
+	if s.replicas != nil {
+		err = s.replicas.put(ctx, d, io.NewSectionReader(sp.f, 0, sp.size), sp)
+	} else if err = s.home.Put(ctx, d, io.NewSectionReader(sp.f, 0, sp.size)); err == nil {
+		s.sent.Add(sp.size)
+	}
+	if err != nil || sp.over {
 		return err
 	}
-	s.sent.Add(sp.size)
 	if err := s.admit(d, sp); err != nil {
 		s.log.Warn("a blob was put but not cached", "digest", d, "err", err)
 	}

@@ -1,0 +1,53 @@
+package store
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"lode"
+)
+
+// Shelf is this node's side of the store, for the other nodes of its cluster.
+func (s *Store) Shelf() *Shelf { return s.shelf }
+
+// Local says which blobs are here, at home or in the cache. It looks for their
+// names alone: a copy that is damaged is found when it is opened.
+func (s *Store) Local(ds []lode.Digest) []bool {
+	out := make([]bool, len(ds))
+	for i, d := range ds {
+		for _, t := range s.shelf.trees() {
+			if _, err := os.Stat(t.path(d)); err == nil {
+				out[i] = true
+				break
+			}
+		}
+	}
+	return out
+}
+
+// warmAtOnce is how many blobs Warm fetches side by side.
+const warmAtOnce = 4
+
+// Warm makes sure that the blobs are here. It fetches those that are not, some
+// at once, and stops at the first that cannot be had. They may be evicted again
+// once others need the room.
+func (s *Store) Warm(ctx context.Context, ds []lode.Digest) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(warmAtOnce)
+	here := s.Local(ds)
+	for i, d := range ds {
+		if here[i] {
+			continue
+		}
+		g.Go(func() error {
+			b, err := s.Open(ctx, d)
+			if err != nil {
+				return err
+			}
+			return b.Close()
+		})
+	}
+	return g.Wait()
+}
