@@ -115,15 +115,22 @@ func (s *Datasets) Index(ctx context.Context, m *lode.Manifest, i int) (lode.Fil
 	if m.Shards[i].Index.IsZero() {
 		return idx, lode.Errorf(lode.Invalid, "dataset %s has records %s: its shards have no file index", m.Name, m.Records)
 	}
-	b, err := s.store.ReadAll(ctx, m.Shards[i].Index, 256<<20)
+	idx, err := s.ReadIndex(ctx, m.Shards[i])
 	if err != nil {
 		return idx, nameShard(m, i, err)
 	}
-	if err := json.Unmarshal(b, &idx); err != nil {
-		return idx, nameShard(m, i, lode.Errorf(lode.Damaged, "index %s: %w", m.Shards[i].Index, err))
-	}
-	if err := checkIndex(idx, m.Shards[i].Bytes); err != nil {
-		return idx, nameShard(m, i, err)
-	}
 	return idx, nil
+}
+
+// ReadIndex is Index for one who has the shard and not its manifest.
+func (s *Datasets) ReadIndex(ctx context.Context, shard lode.Shard) (lode.FileIndex, error) {
+	var idx lode.FileIndex
+	b, err := s.store.ReadAll(ctx, shard.Index, 256<<20)
+	if err != nil {
+		return idx, err
+	}
+	if err := json.Unmarshal(b, &idx); err != nil {
+		return idx, lode.Errorf(lode.Damaged, "index %s: %w", shard.Index, err)
+	}
+	return idx, checkIndex(idx, shard.Bytes)
 }

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -10,60 +11,126 @@ import (
 	"lode"
 )
 
-// partialMax is the longest partial result that is read from a checkpoint.
+// partialMax is the longest partial result that is read from a checkpoint, or
+// taken from another node.
 const partialMax = 1 << 30
 
-// save writes the partials that are there as a checkpoint, and the register
+// packed is the result of a group, packed.
+type packed struct {
+	body     []byte
+	kind     string
+	node     lode.NodeID
+	progress Progress
+}
+
+// saved is the result of a group in a checkpoint.
+type saved struct {
+	Level       int         `json:"level"`
+	Index       int         `json:"index"`
+	Blob        lode.Digest `json:"blob"`
+	ContentType string      `json:"content_type,omitempty"`
+	Node        lode.NodeID `json:"node"`   // who worked on it
+	Shards      int         `json:"shards"` // how many
+	Bytes       int64       `json:"bytes"`  // of them
+	Read        int64       `json:"read"`   // of those, in shards that were there before
+}
+
+func (s saved) place() place { return place{s.Level, s.Index} }
+
+// checkpoint is what a resumed job begins with.
+type checkpoint struct {
+	Manifest lode.Digest `json:"manifest"`
+	Groups   []saved     `json:"groups"` // in the order of shards
+}
+
+// remember has the result of a group written with the next checkpoint.
+func (r *run) remember(at place, p packed) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, kept := r.saved[at]; !kept {
+		r.pending[at] = p
+	}
+}
+
+// save writes the results that are there as a checkpoint, and the register
 // that names it. It is an economy, not a promise: what fails is logged, and
-// costs a resumed job some work.
-func (r *run) save() {
-	if err := r.trySave(); err != nil {
+// costs a resumed job some work. But errTaken is the end.
+func (r *run) save() error {
+	err := r.trySave()
+	if err != nil {
 		r.jobs.cfg.Log.Warn("a job's checkpoint could not be written", "job", r.id, "err", err)
 	}
+	return err
 }
 
 func (r *run) trySave() error {
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
 	r.mu.Lock()
-	pending, done := maps.Clone(r.partials), maps.Clone(r.saved)
-	manifest := r.job.Manifest
+	pending, done := maps.Clone(r.pending), maps.Clone(r.saved)
+	job := r.settled() // counts what pending holds, and maybe results that are being packed
 	r.mu.Unlock()
 	if len(pending) == 0 {
-		return nil
+		return r.owned(ctx)
 	}
-	for i, p := range pending {
-		d, err := r.jobs.cfg.Store.PutBytes(ctx, p.Body)
+	for at, p := range pending {
+		d, err := r.jobs.cfg.Store.PutBytes(ctx, p.body)
 		if err != nil {
 			return err
 		}
-		done[i] = saved{i, d, p.ContentType}
+		done[at] = saved{at.level, at.i, d, p.kind, p.node, p.progress.Shards, p.progress.Bytes, p.progress.Read}
 	}
-	cp := checkpoint{Manifest: manifest}
-	for _, i := range slices.Sorted(maps.Keys(done)) {
-		cp.Partials = append(cp.Partials, done[i])
-	}
+	cp := checkpoint{Manifest: job.Manifest, Groups: slices.SortedFunc(maps.Values(done), func(a, b saved) int {
+		return cmp.Compare(a.Index<<a.Level, b.Index<<b.Level)
+	})}
 	b, err := json.Marshal(cp)
 	if err != nil {
-		return err
+		return lode.Errorf(lode.Internal, "write a checkpoint: %w", err)
 	}
-	d, err := r.jobs.cfg.Store.PutBytes(ctx, b)
-	if err != nil {
+	if job.Checkpoint, err = r.jobs.cfg.Store.PutBytes(ctx, b); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	r.saved = done
-	for i := range pending {
-		delete(r.partials, i)
+	for at := range pending {
+		delete(r.pending, at)
 	}
-	r.job.Checkpoint = d
+	r.job.Checkpoint = job.Checkpoint
 	r.mu.Unlock()
-	return r.write(ctx)
+	return r.write(ctx, job)
 }
 
-// resume reads the job's checkpoint. What cannot be read is worked on again.
-func (r *run) resume(ctx context.Context, job Job, shards int) map[int]*Partial {
-	out := map[int]*Partial{}
+// resume reads the job's checkpoint and counts what is in it. What cannot be
+// read is worked on again, and was in vain.
+func (r *run) resume(ctx context.Context, job Job, shards int) map[place]packed {
+	out := r.readGroups(ctx, job, shards)
+	r.update(func(j *Job) {
+		j.Done, j.Read = 0, 0
+		before := map[lode.NodeID]int64{}
+		for node, s := range r.shares {
+			before[node] = s.Bytes
+			s.Shards, s.Bytes, s.Read = 0, 0, 0
+		}
+		for at := range out {
+			g := r.saved[at]
+			s := r.share(g.Node)
+			j.Done += g.Shards
+			j.Read += g.Read
+			s.Shards += g.Shards
+			s.Bytes += g.Bytes
+			s.Read += g.Read
+		}
+		for node, s := range r.shares {
+			vain := max(0, before[node]-s.Bytes)
+			j.Wasted += vain
+			s.Wasted += vain
+		}
+	})
+	return out
+}
+
+func (r *run) readGroups(ctx context.Context, job Job, shards int) map[place]packed {
+	out := map[place]packed{}
 	cp, err := r.jobs.readCheckpoint(ctx, job.Checkpoint)
 	if err != nil {
 		r.jobs.cfg.Log.Warn("a job's checkpoint cannot be read", "job", job.ID, "err", err)
@@ -71,19 +138,24 @@ func (r *run) resume(ctx context.Context, job Job, shards int) map[int]*Partial 
 	if err != nil || cp.Manifest != job.Manifest {
 		return out
 	}
-	for _, s := range cp.Partials {
-		if s.Shard < 0 || s.Shard >= shards {
+	var all []place
+	for _, s := range cp.Groups {
+		all = append(all, s.place())
+	}
+	wanted := disjoint(shards, all)
+	for _, s := range cp.Groups {
+		at := s.place()
+		if _, twice := out[at]; twice || !wanted[at] {
 			continue
 		}
 		body, err := r.jobs.cfg.Store.ReadAll(ctx, s.Blob, partialMax)
 		if err != nil {
-			r.jobs.cfg.Log.Warn("a partial result cannot be read", "job", job.ID, "shard", s.Shard, "err", err)
+			r.jobs.cfg.Log.Warn("a partial result cannot be read", "job", job.ID, "shard", s.Index<<s.Level, "err", err)
 			continue
 		}
-		p := Partial{body, s.ContentType}
-		out[s.Shard] = &p
+		out[at] = packed{body: body, kind: s.ContentType, node: s.Node}
 		r.mu.Lock()
-		r.saved[s.Shard] = s
+		r.saved[at] = s
 		r.mu.Unlock()
 	}
 	return out

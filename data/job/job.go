@@ -1,9 +1,7 @@
 package job
 
 import (
-	"context"
 	"crypto/rand"
-	mrand "math/rand/v2"
 	"strings"
 	"time"
 
@@ -59,6 +57,9 @@ type Spec struct {
 	Retries int
 	// Attempt bounds one attempt at one shard; 0 means 10 minutes.
 	Attempt time.Duration
+	// Where restricts the nodes: "node" is a node's name, "zone" its zone, others
+	// are labels. A node must have them all.
+	Where map[string]string
 	// Labels are the caller's own (an author, a target dataset); kept as given.
 	Labels map[string]string
 }
@@ -76,7 +77,11 @@ type Job struct {
 	Limit     int               `json:"limit,omitempty"`
 	Retries   int               `json:"retries"`
 	Attempt   time.Duration     `json:"attempt"`
+	Where     map[string]string `json:"where,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	// Coordinator is the Jobs that the job belongs to: another one, resuming
+	// it, puts its own name here and so stops the first.
+	Coordinator string `json:"coordinator,omitempty"`
 
 	Created time.Time `json:"created"`
 	Started time.Time `json:"started,omitzero"`
@@ -85,12 +90,22 @@ type Job struct {
 	Shards  int   `json:"shards"`
 	Done    int   `json:"done"`
 	Running int   `json:"running"`
-	Retried int   `json:"retried"`
 	Bytes   int64 `json:"bytes"`   // of all shards
 	Records int64 `json:"records"` // of all shards
-	Read    int64 `json:"read"`    // bytes of shards worked on where they are
-	Fetched int64 `json:"fetched"` // bytes of shards that had to come here
-	Partial int64 `json:"partial"` // bytes of partial results
+
+	// What it took, in bytes of shards. Each shard that is done is in Read, or
+	// the node that worked on it had got it over the network.
+	Read    int64 `json:"read"`              // worked on where they were, by attempts that count
+	Fetched int64 `json:"fetched"`           // that a node got over the network, for any attempt
+	Wasted  int64 `json:"wasted,omitempty"`  // worked on by attempts that do not count
+	Partial int64 `json:"partial"`           // bytes of partial results that came from other nodes
+	Sent    int64 `json:"sent,omitempty"`    // bytes of what other nodes were asked
+	Retried int   `json:"retried"`           // shards tried again, once for each time
+	Lost    int   `json:"lost,omitempty"`    // of those, because a node was lost
+	Doubled int   `json:"doubled,omitempty"` // shards given to a second node because the first was slow
+
+	// Nodes are those that worked, by name.
+	Nodes []NodeShare `json:"nodes,omitempty"`
 
 	Result     *Result     `json:"result,omitempty"` // when done
 	Error      *lode.Error `json:"error,omitempty"`  // when failed
@@ -100,6 +115,20 @@ type Job struct {
 
 // Nanos is a duration in nanoseconds.
 type Nanos = time.Duration
+
+// NodeShare is what one node did for a job. Shards, Bytes and Read are of
+// results that count.
+type NodeShare struct {
+	Node    lode.NodeID `json:"node"`
+	Shards  int         `json:"shards"`
+	Bytes   int64       `json:"bytes"`             // of those shards
+	Read    int64       `json:"read"`              // of those, in shards that were there before
+	Fetched int64       `json:"fetched"`           // that it got over the network
+	Wasted  int64       `json:"wasted,omitempty"`  // worked on in vain
+	Partial int64       `json:"partial,omitempty"` // bytes of its partial results, if it is another node
+	Retried int         `json:"retried,omitempty"` // attempts after the first of a shard, there
+	Lost    int         `json:"lost,omitempty"`    // shards that others had to do because it was lost
+}
 
 // Result is where a job's result is.
 type Result struct {
@@ -113,8 +142,9 @@ type Result struct {
 const inlineMax = 4096
 
 // Moved is the bytes that crossed the network for the job: shards that were
-// not here, and partial results.
-func (j *Job) Moved() int64 { return j.Fetched + j.Partial }
+// not where they were worked on, partial results, and what nodes were asked.
+// Of a node that was lost it knows what the node last told.
+func (j *Job) Moved() int64 { return j.Fetched + j.Partial + j.Sent }
 
 // Over reports whether the job has ended.
 func (j *Job) Over() bool {
@@ -166,71 +196,4 @@ func newID() string {
 		b[i] = digits[b[i]&31]
 	}
 	return "j-" + string(b[:])
-}
-
-// Task is one attempt at one shard.
-type Task struct {
-	Job       string
-	Namespace lode.Namespace
-	Dataset   lode.Name
-	Version   int
-	What      What
-	Shard     lode.Shard
-	Index     int // of the shard in the manifest
-	Attempt   int // 0, 1, 2 ...
-	Records   lode.Records
-	// Path is the shard's local file of Size bytes: verified, not written, and
-	// there until Map returns.
-	Path string
-	Size int64
-	// Files are the shard's names and borders; only for records "files".
-	Files    *lode.FileIndex
-	Deadline time.Time
-}
-
-// Partial is what a shard answered.
-type Partial struct {
-	Body        []byte
-	ContentType string
-}
-
-// Runner runs guests. Implementations are safe for concurrent use, and give
-// up soon after the context ends.
-type Runner interface {
-	// Map runs the code over one shard. Kinds Crashed, Internal, Unavailable,
-	// Overloaded, Deadline and Damaged are worth another attempt; others end
-	// the job.
-	Map(ctx context.Context, t Task) (Partial, lode.Usage, error)
-	// Merge folds two partials; a is of the shards before those of b. It must
-	// give the same for the same arguments.
-	Merge(ctx context.Context, ns lode.Namespace, w What, a, b []byte) ([]byte, error)
-	// Keep asks a filter of the built-in word count about a batch of words;
-	// see words.Question and words.Answer for the bytes.
-	Keep(ctx context.Context, ns lode.Namespace, w What, words [][]byte) ([]bool, error)
-}
-
-// worthRetry reports whether another attempt may end better.
-func worthRetry(err error) bool {
-	switch lode.KindOf(err) {
-	case lode.Crashed, lode.Internal, lode.Unavailable, lode.Overloaded, lode.Deadline, lode.Damaged:
-		return true
-	}
-	return false
-}
-
-// retry calls f until it ends well, and at most retries times more while its
-// error is worth it, with growing pauses between.
-func retry(ctx context.Context, retries int, f func() error) error {
-	for n := 0; ; n++ {
-		err := f()
-		if err == nil || n >= retries || !worthRetry(err) || ctx.Err() != nil {
-			return err
-		}
-		pause := 50 * time.Millisecond << min(n, 6)
-		select {
-		case <-time.After(pause/2 + mrand.N(pause)):
-		case <-ctx.Done():
-			return lode.Errorf(lode.Cancelled, "try again: %w", ctx.Err())
-		}
-	}
 }

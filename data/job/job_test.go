@@ -193,7 +193,7 @@ func TestReducers(t *testing.T) {
 		t.Errorf("sum = %s, want %d", got, lines)
 	}
 	if j.State != lode.StateDone || j.Shards != shards || j.Done != shards || j.Running != 0 || j.Read != int64(len(w.text)) || j.Fetched != 0 ||
-		j.Moved() == 0 || j.CPU != shards*time.Millisecond || j.Version != 1 || j.Throughput(time.Now()) <= 0 {
+		j.Moved() != 0 || j.Wasted != 0 || j.CPU != shards*time.Millisecond || j.Version != 1 || j.Throughput(time.Now()) <= 0 {
 		t.Errorf("%+v", j)
 	}
 	sp := spec("concat")
@@ -371,7 +371,7 @@ func TestFailures(t *testing.T) {
 			w.cfg.Cores = 1
 			s := w.open()
 			sp := spec(c.reduce)
-			sp.Retries = c.retries
+			sp.Retries, sp.Limit = c.retries, 1
 			j := finish(t, s, sp)
 			if j.State != lode.StateFailed || j.Error == nil || j.Error.Kind != c.want || !strings.Contains(j.Error.Error(), "shard 0") {
 				t.Errorf("%s: %v", j.State, j.Error)

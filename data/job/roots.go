@@ -74,7 +74,7 @@ func (s *Jobs) needs(ctx context.Context, j *Job) (out []lode.Digest, err error)
 		s.cfg.Log.Warn("a job's checkpoint cannot be read", "job", j.ID, "err", err)
 		return out, nil // nothing of it can be used
 	}
-	for _, p := range cp.Partials {
+	for _, p := range cp.Groups {
 		out = append(out, p.Blob)
 	}
 	return out, nil

@@ -7,18 +7,18 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"lode"
-	"lode/data"
 	"lode/data/reduce"
 	"lode/data/words"
-	"lode/store"
 )
 
-// errCancelled is the cause of a context that Cancel ended; any other end of
-// it is the node's stopping, after which the job is resumed.
+// errCancelled is the cause of a context that Cancel ended; other ends of it
+// are the node's stopping, after which the job is resumed, and errTaken.
 var errCancelled = lode.Errorf(lode.Cancelled, "the job was cancelled")
+
+// errTaken says that other Jobs own the job: these were paused, or cut off, for
+// so long that they were taken for dead. They change nothing any more.
+var errTaken = errors.New("another node coordinates the jobs now")
 
 // run is a job in this process.
 type run struct {
@@ -27,31 +27,48 @@ type run struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the job has ended here
 
-	mu       sync.Mutex
-	job      Job
-	rev      uint64
-	changed  chan struct{}   // closed and replaced at each change
-	partials map[int]Partial // by shard, for the next checkpoint
-	saved    map[int]saved   // by shard, those of the last one
+	mu      sync.Mutex
+	job     Job // what is settled; see snapshot
+	shares  map[lode.NodeID]*NodeShare
+	flying  map[*flight]bool
+	heard   time.Time // when a node last told of progress
+	rev     uint64
+	changed chan struct{}    // closed and replaced at each change
+	pending map[place]packed // for the next checkpoint
+	saved   map[place]saved  // those of the last one
 }
 
-// saved is a partial result in a checkpoint.
-type saved struct {
-	Shard       int         `json:"shard"`
-	Blob        lode.Digest `json:"blob"`
-	ContentType string      `json:"content_type"`
-}
-
-// checkpoint is what a resumed job begins with.
-type checkpoint struct {
-	Manifest lode.Digest `json:"manifest"`
-	Partials []saved     `json:"partials"`
-}
-
+// snapshot is the job now, with what is known of the groups that are under way.
 func (r *run) snapshot() Job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.job
+	j := r.settled()
+	best := map[*piece]*flight{}
+	for f := range r.flying {
+		j.Fetched += f.p.Fetched
+		j.Retried += f.p.Retried
+		j.CPU += f.p.CPU
+		j.Wasted += f.p.Wasted
+		if f.late {
+			continue
+		}
+		j.Running += f.p.Running
+		if b := best[f.piece]; b == nil || f.p.Shards > b.p.Shards {
+			best[f.piece] = f
+		}
+	}
+	for _, f := range best {
+		j.Done += f.p.Shards
+		j.Read += f.p.Read
+	}
+	return j
+}
+
+// settled is the job without what is under way. mu is held.
+func (r *run) settled() Job {
+	j := r.job
+	j.Nodes = sharesOf(r.shares)
+	return j
 }
 
 // update changes the job and wakes the watchers.
@@ -59,21 +76,40 @@ func (r *run) update(f func(*Job)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f(&r.job)
+	r.wake()
+}
+
+// wake tells the watchers. mu is held.
+func (r *run) wake() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
-// work runs the job to its end and makes the end durable, and reports whether
-// it is. A stopping node leaves the job as it is.
-func (r *run) work(ctx context.Context) bool {
+// outcome is what became of a run in this process.
+type outcome int
+
+const (
+	ended   outcome = iota // its end is durable
+	stopped                // it is resumed at the next start
+	taken                  // other Jobs go on with it
+)
+
+// work runs the job to its end and makes the end durable. A stopping node
+// leaves the job as it is.
+func (r *run) work(ctx context.Context) outcome {
 	defer close(r.done)
 	defer r.cancel(nil)
 	result, err := r.reduceAll(ctx)
-	if err != nil && ctx.Err() != nil {
-		if !errors.Is(context.Cause(ctx), errCancelled) {
-			r.save() // for the next start
-			return false
+	cause := context.Cause(ctx)
+	switch {
+	case errors.Is(err, errTaken), errors.Is(cause, errTaken):
+		return taken
+	case err != nil && ctx.Err() != nil && !errors.Is(cause, errCancelled):
+		if errors.Is(r.save(), errTaken) { // for the next start
+			return taken
 		}
+		return stopped
+	case err != nil && ctx.Err() != nil:
 		err = errCancelled
 	}
 	now := r.jobs.cfg.Now()
@@ -95,42 +131,48 @@ func (r *run) work(ctx context.Context) bool {
 // persist writes the job's register, with some patience: the job has ended,
 // only its end is not known yet. If it stays unwritten, the job is run again
 // at the next start.
-func (r *run) persist() bool {
+func (r *run) persist() outcome {
 	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
 	for wait := 10 * time.Millisecond; ; wait *= 2 {
-		err := r.write(ctx)
-		if err == nil {
-			return true
+		r.mu.Lock()
+		job := r.settled()
+		r.mu.Unlock()
+		err := r.write(ctx, job)
+		switch {
+		case err == nil:
+			return ended
+		case errors.Is(err, errTaken):
+			return taken
 		}
 		r.jobs.cfg.Log.Warn("a job's state could not be written", "job", r.id, "err", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return false
+			return stopped
 		}
 	}
 }
 
-// write swaps the register to the job as it is now.
-func (r *run) write(ctx context.Context) error {
-	r.mu.Lock()
-	job, rev := r.job, r.rev
-	r.mu.Unlock()
+// write swaps the register to job. One goroutine writes at a time.
+func (r *run) write(ctx context.Context, job Job) error {
 	value, err := json.Marshal(job)
 	if err != nil {
 		return lode.Errorf(lode.Internal, "write job %s: %w", job.ID, err)
 	}
+	r.mu.Lock()
+	rev := r.rev
+	r.mu.Unlock()
 	next, err := r.jobs.cfg.Registers.Swap(ctx, key(job.Namespace, job.ID), value, rev)
 	if k := lode.KindOf(err); k == lode.Precondition || k == lode.Conflict {
-		// Only this node writes it: the answer of an earlier write was lost.
-		_, at, _, gerr := r.jobs.cfg.Registers.Get(ctx, key(job.Namespace, job.ID))
-		if gerr != nil {
-			return gerr
+		// Either the answer of an earlier write of ours was lost, or it is not
+		// ours any more.
+		if err := r.owned(ctx); err != nil {
+			return err
 		}
-		next, err = at, lode.Errorf(lode.Unavailable, "job %s: the register moved on", job.ID)
+		return lode.Errorf(lode.Unavailable, "job %s: the register moved on", job.ID)
 	}
-	if next != 0 {
+	if err == nil {
 		r.mu.Lock()
 		r.rev = next
 		r.mu.Unlock()
@@ -138,10 +180,39 @@ func (r *run) write(ctx context.Context) error {
 	return err
 }
 
+// owned checks that the register names these Jobs, and learns its revision;
+// errTaken if it does not.
+func (r *run) owned(ctx context.Context) error {
+	r.mu.Lock()
+	ns := r.job.Namespace
+	r.mu.Unlock()
+	value, at, ok, err := r.jobs.cfg.Registers.Get(ctx, key(ns, r.id))
+	if err != nil {
+		return err
+	}
+	var j Job
+	if ok {
+		if err := json.Unmarshal(value, &j); err != nil {
+			return lode.Errorf(lode.Damaged, "the register of job %s: %w", r.id, err)
+		}
+	}
+	if j.Coordinator != r.jobs.self {
+		r.jobs.superseded(r.id, j.Coordinator)
+		return errTaken
+	}
+	r.mu.Lock()
+	r.rev = at
+	r.mu.Unlock()
+	return nil
+}
+
 // reduceAll works on every shard and merges.
 func (r *run) reduceAll(ctx context.Context) (*Result, error) {
+	if err := ctx.Err(); err != nil { // it was cancelled before its turn came
+		return nil, lode.Errorf(lode.Cancelled, "job %s: %w", r.id, err)
+	}
 	job := r.snapshot()
-	red, err := reducerOf(r.jobs.cfg.Runner, &job)
+	red, err := job.code().reducer(r.jobs.cfg.Runner)
 	if err != nil {
 		return nil, err
 	}
@@ -149,184 +220,24 @@ func (r *run) reduceAll(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := newTree(len(m.Shards))
-	g, gctx := errgroup.WithContext(ctx)
-	limit := r.jobs.cfg.Cores
-	if job.Limit > 0 {
-		limit = min(limit, job.Limit)
-	}
-	g.SetLimit(limit)
 	r.update(func(j *Job) { j.to(lode.StateRunning, r.jobs.cfg.Now(), nil) })
-	old := r.resume(ctx, job, len(m.Shards))
-	next := r.jobs.cfg.Now().Add(r.jobs.cfg.Checkpoint)
-	for i := range m.Shards {
-		if gctx.Err() != nil {
-			break
-		}
-		g.Go(func() error { return r.shard(gctx, m, i, old[i], red, t) })
-		if now := r.jobs.cfg.Now(); now.After(next) {
-			r.save()
-			next = r.jobs.cfg.Now().Add(r.jobs.cfg.Checkpoint)
-		}
-	}
-	if err := g.Wait(); err != nil {
+	d := newDispatch(r, m, job, red)
+	if err := d.run(ctx); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, lode.Errorf(lode.Cancelled, "job %s: %w", job.ID, err)
-	}
-	state, err := r.filter(ctx, &job, t.result(red.Zero()))
+	state, err := r.filter(ctx, &job, d.tree.result(red.Zero()))
 	if err != nil {
 		return nil, err
 	}
 	return r.keep(ctx, &job, state)
 }
 
-// shard brings one shard into the tree, from a checkpoint or by working on it.
-func (r *run) shard(ctx context.Context, m *lode.Manifest, i int, old *Partial, red reduce.Reducer, t *tree) error {
-	var s reduce.State
-	var err error
-	if old != nil {
-		s, err = red.Parse(old.Body, old.ContentType)
-		r.update(func(j *Job) { j.Done++ })
-	} else {
-		s, err = r.attempts(ctx, m, i, red)
-	}
-	if err != nil {
-		return err
-	}
-	return t.add(ctx, i, s)
-}
-
-// attempts tries one shard until it ends well or the retries are used up.
-func (r *run) attempts(ctx context.Context, m *lode.Manifest, i int, red reduce.Reducer) (s reduce.State, err error) {
-	job := r.snapshot()
-	tries := 0
-	err = retry(ctx, job.Retries, func() error {
-		tries++
-		if tries > 1 {
-			r.update(func(j *Job) { j.Retried++ })
-		}
-		release, err := r.jobs.slot(ctx)
-		if err != nil {
-			return err
-		}
-		defer release()
-		r.update(func(j *Job) { j.Running++ })
-		s, err = r.attempt(ctx, &job, m, i, tries-1, red)
-		r.update(func(j *Job) {
-			j.Running--
-			if err == nil {
-				j.Done++
-			}
-		})
-		if err != nil {
-			r.jobs.cfg.Log.Info("an attempt failed", "job", r.id, "shard", i, "attempt", tries, "err", err)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, nameShard(err, i, tries)
-	}
-	return s, nil
-}
-
-// nameShard keeps kind, hint and the guest's words, and says which shard.
-func nameShard(err error, i, tries int) error {
-	e := lode.AsError(err)
-	named := lode.Errorf(e.Kind, "shard %d, attempt %d: %w", i, tries, err)
-	named.Hint, named.Guest, named.Trace, named.Invocation = e.Hint, e.Guest, e.Trace, e.Invocation
-	return named
-}
-
-// attempt works once on one shard. What it answered is parsed here, beside the
-// others, so that only merging is left.
-func (r *run) attempt(ctx context.Context, job *Job, m *lode.Manifest, i, n int, red reduce.Reducer) (reduce.State, error) {
-	deadline := r.jobs.cfg.Now().Add(job.Attempt)
-	ctx, stop := context.WithDeadline(ctx, deadline)
-	defer stop()
-	b, err := r.jobs.cfg.Store.Open(ctx, m.Shards[i].Digest)
-	if err != nil {
-		return nil, err
-	}
-	defer b.Close()
-	r.update(func(j *Job) {
-		j.Fetched += b.Fetched()
-		if b.Fetched() == 0 {
-			j.Read += b.Size()
-		}
-	})
-	if job.What.Builtin == BuiltinWords {
-		return r.countWords(ctx, m, i, b)
-	}
-	task := Task{Job: job.ID, Namespace: job.Namespace, Dataset: job.Dataset, Version: job.Version, What: job.What,
-		Shard: m.Shards[i], Index: i, Attempt: n, Records: m.Records, Path: b.Path(), Size: b.Size(), Deadline: deadline}
-	if m.Records == lode.RecordsFiles {
-		idx, err := r.jobs.cfg.Datasets.Index(ctx, m, i)
-		if err != nil {
-			return nil, err
-		}
-		task.Files = &idx
-	}
-	p, usage, err := r.jobs.cfg.Runner.Map(ctx, task)
-	r.update(func(j *Job) { j.CPU += usage.CPU })
-	if err != nil {
-		return nil, err
-	}
-	r.won(i, p)
-	return red.Parse(p.Body, p.ContentType)
-}
-
-// countWords is the native job: it stays in this process, so its partial is
-// not moved, and is written as bytes only for a checkpoint.
-func (r *run) countWords(ctx context.Context, m *lode.Manifest, i int, b *store.Blob) (reduce.State, error) {
-	var idx lode.FileIndex // of a dataset of files: no word goes over a file's end
-	if m.Records == lode.RecordsFiles {
-		var err error
-		if idx, err = r.jobs.cfg.Datasets.Index(ctx, m, i); err != nil {
-			return nil, err
-		}
-	}
-	c := new(words.Counts)
-	begin := r.jobs.cfg.Now()
-	err := b.View(func(content []byte) error {
-		if m.Records != lode.RecordsFiles {
-			c.Add(content)
-			return nil
-		}
-		for _, file := range data.Files(content, idx) {
-			c.Add(file)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	r.update(func(j *Job) { j.CPU += r.jobs.cfg.Now().Sub(begin) })
-	if r.old() {
-		r.won(i, Partial{c.Encode(), words.ContentType})
-	}
-	return reduce.WordState{Counts: c}, nil
-}
-
 // old reports whether the job runs long enough for checkpoints.
 func (r *run) old() bool {
-	job := r.snapshot()
-	return r.jobs.cfg.Now().Sub(job.Started) >= r.jobs.cfg.Checkpoint
-}
-
-// won records the first attempt that ended well.
-func (r *run) won(i int, p Partial) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, pending := r.partials[i]
-	if _, kept := r.saved[i]; pending || kept {
-		return
-	}
-	r.partials[i] = p
-	if r.job.What.Builtin == "" {
-		r.job.Partial += int64(len(p.Body))
-	}
+	began := r.job.Started
+	r.mu.Unlock()
+	return r.jobs.cfg.Now().Sub(began) >= r.jobs.cfg.Checkpoint
 }
 
 // filter asks the word count's guest which words to keep.
@@ -362,12 +273,16 @@ func (f filter) Keep(ctx context.Context, batch [][]byte) ([]bool, error) {
 }
 
 // keep makes the result durable: short ones in the register, others as a blob.
+// Nothing is delivered by Jobs that were taken for dead.
 func (r *run) keep(ctx context.Context, job *Job, s reduce.State) (*Result, error) {
 	body, kind, err := s.Encode()
 	if err != nil {
 		return nil, err
 	}
 	if deliver := r.jobs.cfg.Deliver; deliver != nil {
+		if err := r.owned(ctx); err != nil {
+			return nil, err
+		}
 		if err := deliver(ctx, *job, body); err != nil {
 			return nil, err
 		}

@@ -3,32 +3,51 @@ package job
 import (
 	"context"
 	"sync"
+	"time"
 
 	"lode"
 	"lode/data/reduce"
 )
 
-// tree merges the states of n shards pairwise. Which pairs depends on n alone,
-// not on who is ready first: node (level, i) covers the shards from i<<level
-// to (i+1)<<level. Whoever brings the second of a pair merges it.
-type tree struct {
-	n  int
-	mu sync.Mutex
-	// ready holds nodes that wait for their sibling.
-	ready map[place]reduce.State
-	root  reduce.State
-}
-
+// place is a node of the merge tree: it covers the shards from i<<level to
+// (i+1)<<level, or to the end.
 type place struct{ level, i int }
 
-func newTree(n int) *tree { return &tree{n: n, ready: map[place]reduce.State{}} }
+// shards is how many of n shards the place covers.
+func (at place) shards(n int) int { return min(n, (at.i+1)<<at.level) - at.i<<at.level }
 
-// add brings the state of shard i, once, and merges as far as that goes.
-func (t *tree) add(ctx context.Context, i int, s reduce.State) error {
-	for at := (place{0, i}); ; at = (place{at.level + 1, at.i >> 1}) {
-		if 1<<at.level >= t.n {
+// top is the place that covers all of n shards.
+func top(n int) place {
+	at := place{}
+	for 1<<at.level < n {
+		at.level++
+	}
+	return at
+}
+
+// tree merges states pairwise. Which pairs depends on the number of shards
+// alone, not on who is ready first, nor on where it is done. Whoever brings the
+// second of a pair merges it.
+type tree struct {
+	n    int   // shards of the job
+	root place // where merging ends
+	mu   sync.Mutex
+	// ready holds nodes that wait for their sibling.
+	ready map[place]reduce.State
+	whole reduce.State
+}
+
+// newTree merges what is below root in the tree over n shards.
+func newTree(n int, root place) *tree {
+	return &tree{n: n, root: root, ready: map[place]reduce.State{}}
+}
+
+// add brings the state of a place, once, and merges as far as that goes.
+func (t *tree) add(ctx context.Context, at place, s reduce.State) error {
+	for ; ; at = (place{at.level + 1, at.i >> 1}) {
+		if at.level >= t.root.level {
 			t.mu.Lock()
-			t.root = s
+			t.whole = s
 			t.mu.Unlock()
 			return nil
 		}
@@ -60,16 +79,28 @@ func (t *tree) add(ctx context.Context, i int, s reduce.State) error {
 func (t *tree) result(zero reduce.State) reduce.State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.root == nil {
+	if t.whole == nil {
 		return zero
 	}
-	return t.root
+	return t.whole
 }
+
+// code is what the merging of a job needs to know of it.
+type code struct {
+	ns      lode.Namespace
+	what    What
+	reduce  string
+	retries int
+	attempt time.Duration
+}
+
+func (j *Job) code() code   { return code{j.Namespace, j.What, j.Reduce, j.Retries, j.Attempt} }
+func (g *Group) code() code { return code{g.Namespace, g.What, g.Reduce, g.Retries, g.Attempt} }
 
 // guestReducer merges by the guest's own function.
 type guestReducer struct {
 	runner Runner
-	job    *Job
+	code   code
 }
 
 type guestState struct {
@@ -110,12 +141,12 @@ func (s *guestState) Merge(ctx context.Context, right reduce.State) (reduce.Stat
 		}
 		return s, nil
 	}
-	job := s.g.job
+	c := &s.g.code
 	var body []byte
-	err := retry(ctx, job.Retries, func() (err error) {
-		ctx, stop := context.WithTimeout(ctx, job.Attempt)
+	err := retry(ctx, c.retries, func() (err error) {
+		ctx, stop := context.WithTimeout(ctx, c.attempt)
 		defer stop()
-		body, err = s.g.runner.Merge(ctx, job.Namespace, job.What, s.body, r.body)
+		body, err = s.g.runner.Merge(ctx, c.ns, c.what, s.body, r.body)
 		return err
 	})
 	return &guestState{s.g, body, s.kind, true}, err
@@ -129,22 +160,22 @@ func (s *guestState) Encode() ([]byte, string, error) {
 	return s.body, s.kind, nil
 }
 
-// reducerOf resolves a job's reduction.
-func reducerOf(r Runner, j *Job) (reduce.Reducer, error) {
+// reducer resolves a job's reduction.
+func (c code) reducer(r Runner) (reduce.Reducer, error) {
 	switch {
-	case j.What.Builtin == BuiltinWords:
-		if j.Reduce != "" && j.Reduce != BuiltinWords && j.Reduce != "merge" {
-			return nil, lode.Errorf(lode.Invalid, "the built-in word count cannot be reduced by %s", j.Reduce).WithHint("leave --reduce away")
+	case c.what.Builtin == BuiltinWords:
+		if c.reduce != "" && c.reduce != BuiltinWords && c.reduce != "merge" {
+			return nil, lode.Errorf(lode.Invalid, "the built-in word count cannot be reduced by %s", c.reduce).WithHint("leave --reduce away")
 		}
 		return reduce.Words(), nil
-	case j.What.Builtin != "":
-		return nil, lode.Errorf(lode.Invalid, "there is no built-in job %q", j.What.Builtin)
-	case j.What.Function == nil:
+	case c.what.Builtin != "":
+		return nil, lode.Errorf(lode.Invalid, "there is no built-in job %q", c.what.Builtin)
+	case c.what.Function == nil:
 		return nil, lode.Errorf(lode.Invalid, "the job has no code")
-	case j.Reduce == ReduceGuest:
-		return &guestReducer{r, j}, nil
-	case j.Reduce == "":
+	case c.reduce == ReduceGuest:
+		return &guestReducer{r, c}, nil
+	case c.reduce == "":
 		return reduce.ByName("concat")
 	}
-	return reduce.ByName(j.Reduce)
+	return reduce.ByName(c.reduce)
 }
