@@ -33,6 +33,10 @@ func Child(ctx context.Context, role string, args []string, stdout io.Writer) er
 		return plainNoDigits(args, stdout)
 	case "spam":
 		return plainSpam(args, stdout)
+	case "tcp-echo":
+		return tcpEcho(ctx, stdout)
+	case "link-echo":
+		return linkEcho(ctx, args, stdout)
 	}
 	return lode.Errorf(lode.NotFound, "no child role %q", role)
 }

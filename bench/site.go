@@ -55,7 +55,7 @@ func (r *runner) guest(ctx context.Context, name string) (*build.Artifact, error
 }
 
 // compileC compiles one of the plain programs for this machine.
-func (r *runner) compileC(ctx context.Context, name string) (string, error) {
+func (r *runner) compileC(ctx context.Context, name string, libs ...string) (string, error) {
 	dir, err := r.unpack("plain")
 	if err != nil {
 		return "", err
@@ -65,7 +65,8 @@ func (r *runner) compileC(ctx context.Context, name string) (string, error) {
 		if _, err := exec.LookPath(cc); err != nil {
 			continue
 		}
-		b, err := exec.CommandContext(ctx, cc, "-O3", "-march=native", "-pthread", "-o", out, filepath.Join(dir, name)).CombinedOutput()
+		args := append([]string{"-O3", "-march=native", "-pthread", "-o", out, filepath.Join(dir, name)}, libs...)
+		b, err := exec.CommandContext(ctx, cc, args...).CombinedOutput()
 		if err != nil {
 			return "", lode.Errorf(lode.Internal, "%s %s: %s", cc, name, b)
 		}
