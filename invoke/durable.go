@@ -14,8 +14,8 @@ import (
 // without an error is durable. Submit and PutQueue may be repeated with the
 // same id while it is not known what became of the first try.
 //
-// An error with ErrNotKeeper, link.ErrNotSent or link.ErrLost in it says that
-// the keeper is gone: a Service waits for the next one and repeats.
+// An error with ErrNotKeeper in it, or one of the link that says that the call
+// did not get through, means that the keeper is gone: a Service waits for the next one and repeats.
 type Durable interface {
 	// Submit stores a request whose body is whole. An id that is there already
 	// is passed over.

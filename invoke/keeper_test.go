@@ -12,6 +12,7 @@ import (
 
 	"lode"
 	"lode/bus"
+	"lode/link"
 )
 
 // writer is a memory as one writer of its queues sees it: opening another ends
@@ -446,9 +447,9 @@ func TestAttemptsThatAreLost(t *testing.T) {
 			attempts = append(attempts, g.head.Get(":attempt"))
 			switch n := len(attempts); {
 			case n <= 5 || n == 7:
-				return &lode.Error{Kind: lode.Unavailable, Detail: "no node took it", Err: errNotStarted}
+				return &lode.Error{Kind: lode.Unavailable, Detail: "no node took it", Err: link.ErrNotSent}
 			case n == 6:
-				return &lode.Error{Kind: lode.Unavailable, Detail: "the connection was lost", Err: errNodeLost}
+				return &lode.Error{Kind: lode.Unavailable, Detail: "the connection was lost", Err: link.ErrLost}
 			}
 			return echo(g)
 		})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/link"
 )
 
 const (
@@ -95,12 +96,11 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + time.Duration(rand.Float64()*float64(d/2))
 }
 
-// errNotStarted is in the error of an attempt that provably did not begin.
-var errNotStarted = errors.New("the attempt did not begin")
+// notStarted reports whether err says of an attempt, or of a call of another
+// node, that it provably did not begin.
+func notStarted(err error) bool {
+	return errors.Is(err, link.ErrNotSent) || errors.Is(err, link.ErrRefused)
+}
 
-// errNodeLost is in the error of an attempt whose node was lost with it.
-var errNodeLost = errors.New("the node was lost")
-
-func notStarted(err error) bool { return errors.Is(err, errNotStarted) }
-
-func nodeLost(err error) bool { return errors.Is(err, errNodeLost) }
+// nodeLost reports whether err says that the node was lost with it.
+func nodeLost(err error) bool { return errors.Is(err, link.ErrLost) }
