@@ -157,7 +157,7 @@ func ask(ctx context.Context, addr string, token Token, q *Request) (*Answer, er
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{join},
 		InsecureSkipVerify: true, // the name is not known yet, and the clocks may differ: VerifyConnection checks what counts
-		VerifyConnection:   func(cs tls.ConnectionState) error { return isOfCluster(cs, token.CAHash, addr) },
+		VerifyConnection:   func(cs tls.ConnectionState) error { return isOfCluster(cs, token.CAHash, addr, q.Clock) },
 	})
 	if err := conn.HandshakeContext(dctx); err != nil {
 		return nil, notLode(ctx, addr, err)
@@ -173,21 +173,21 @@ func ask(ctx context.Context, addr string, token Token, q *Request) (*Answer, er
 }
 
 // isOfCluster checks, before anything secret is sent, that the server's
-// certificate was signed by the CA that the token names. Times are not looked
-// at: the server compares the clocks, and says so.
-func isOfCluster(cs tls.ConnectionState, hash, addr string) error {
+// certificate was signed by the CA that the token names, and is not one of
+// old. That it has not begun yet is let pass: the server compares the clocks,
+// and says so with both times.
+func isOfCluster(cs tls.ConnectionState, hash, addr string, now time.Time) error {
 	leaf := cs.PeerCertificates[0]
 	for _, c := range cs.PeerCertificates[1:] {
-		if hashOf(c.Raw) != hash {
+		if hashOf(c.Raw) != hash || leaf.CheckSignatureFrom(c) != nil {
 			continue
 		}
-		if err := leaf.CheckSignatureFrom(c); err != nil {
-			break
+		node, err := nameIn(leaf, clusterOf(c))
+		if err == nil && now.After(leaf.NotAfter) {
+			return lode.Errorf(lode.Precondition, "the certificate of node %s at %s ended at %s, and this machine's clock says %s", node, addr, stamp(leaf.NotAfter), stamp(now)).
+				WithHint("set this machine's clock; if it is right, node %s cannot renew its certificate: join through another. The token was not sent", node)
 		}
-		if _, err := nameIn(leaf, clusterOf(c)); err != nil {
-			return err
-		}
-		return nil
+		return err
 	}
 	return lode.Errorf(lode.Denied, "the node at %s is not of the cluster that the token is for: its CA is another", addr).
 		WithHint("the token was not sent; make one on the cluster that you mean (lode token create --join), or correct --join")

@@ -424,11 +424,9 @@ func (c *claim) others(ctx context.Context) ([]Record, error) {
 		if strings.HasPrefix(e.Key, prefixRemoved) {
 			continue
 		}
-		r, err := parseRecord(e.Value)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, r)
+		if r, err := parseRecord(e.Value); err == nil && string(r.Name) == e.Key {
+			out = append(out, r)
+		} // else Members log it
 	}
 	return out, nil
 }

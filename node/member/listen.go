@@ -79,6 +79,7 @@ func Listen(ctx context.Context, cfg ListenConfig) (*Listener, error) {
 	l := &Listener{cfg: cfg, ln: ln, conns: map[net.Conn]*guest{}, byAddr: map[string]int{}, refused: map[string]uint64{}, said: map[string]time.Time{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.running.Go(l.accept)
+	l.running.Go(l.watch)
 	return l, nil
 }
 
@@ -109,25 +110,34 @@ func (l *Listener) Refused() map[string]uint64 {
 	return maps.Clone(l.refused)
 }
 
-// Recheck ends the connections of nodes that do not belong to the cluster any
-// more. Call it when Members changed.
-func (l *Listener) Recheck() {
-	type guestConn struct {
-		net.Conn
-		guest
+// watch ends the connections of nodes that do not belong to the cluster any
+// more, at each change of Members.
+func (l *Listener) watch() {
+	changed := make(chan struct{}, 1)
+	defer l.cfg.Members.tell(changed)()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-changed:
+			l.recheck()
+		}
 	}
-	var all []guestConn
+}
+
+func (l *Listener) recheck() {
+	all := map[net.Conn]guest{}
 	l.mu.Lock()
 	for c, g := range l.conns {
 		if g.node != "" {
-			all = append(all, guestConn{c, *g})
+			all[c] = *g
 		}
 	}
 	l.mu.Unlock()
-	for _, g := range all {
-		if err := l.cfg.Members.look(g.node, g.serial); err != nil {
-			l.refuse(g.Conn, whyOf(err), err)
-			g.Close()
+	for c, g := range all {
+		if err := l.cfg.Members.Check(g.node, g.serial); err != nil {
+			l.refuse(c, whyOf(err), err)
+			c.Close()
 		}
 	}
 }
@@ -232,7 +242,11 @@ func (l *Listener) serve(raw net.Conn) {
 
 func (l *Listener) serveJoin(conn *tls.Conn) {
 	if l.cfg.Handlers.Join == nil {
-		l.refuse(conn, WhyProtocol, lode.Errorf(lode.Unavailable, "this node takes no joiners"))
+		err := lode.Errorf(lode.Unavailable, "node %s takes no joiners", l.cfg.Identity.Node()).WithHint("join through another node")
+		l.refuse(conn, WhyJoin, err)
+		if writeMessage(conn, msgProblem, err) == nil {
+			finish(conn)
+		}
 		return
 	}
 	if err := l.cfg.Handlers.Join.serve(l.ctx, conn); err != nil {
@@ -256,7 +270,7 @@ func (l *Listener) serveNode(raw net.Conn, conn *tls.Conn, handle func(net.Conn,
 	if !l.known(raw, node, serial) || greet(conn, nil) != nil {
 		return
 	}
-	// A removal between Check and known would have been missed by Recheck.
+	// A removal between Check and known would have been missed by recheck.
 	if err := l.cfg.Members.look(node, serial); lode.KindOf(err) == lode.Gone {
 		l.refuse(raw, whyOf(err), err)
 		return
@@ -324,6 +338,9 @@ func hint(c net.Conn, head [5]byte) {
 		if strings.HasPrefix(string(head[:]), method) {
 			const say = "This is the port for other Lode nodes. The gateway is one port below.\n"
 			io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+say)
+			if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+				io.CopyN(io.Discard, c, maxRequest) // a close with bytes unread would take the answer back
+			}
 			return
 		}
 	}

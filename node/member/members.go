@@ -46,7 +46,8 @@ type Members struct {
 	nodes   map[lode.NodeID]Record // never changed in place
 	removed map[string]removal     // by mark
 	synced  bool
-	tables  Tables // nil until Follow
+	tables  Tables                   // nil until Follow
+	told    map[chan<- struct{}]bool // get a note of each change; never blocked on
 
 	start   sync.Once
 	stop    context.CancelFunc
@@ -59,7 +60,7 @@ type Members struct {
 func OpenMembers(cfg MembersConfig) (*Members, error) {
 	cfg.Clock = orWall(cfg.Clock)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
-	m := &Members{cfg: cfg, incarnation: randomHex(16), nodes: map[lode.NodeID]Record{}, removed: map[string]removal{}, first: make(chan struct{})}
+	m := &Members{cfg: cfg, incarnation: randomHex(16), nodes: map[lode.NodeID]Record{}, removed: map[string]removal{}, told: map[chan<- struct{}]bool{}, first: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	p, err := readPeers(cfg.Identity.dir)
 	if err != nil {
@@ -222,6 +223,19 @@ func (m *Members) Check(node lode.NodeID, serial string) error {
 
 var _ Gate = (*Members)(nil).Check
 
+// tell leaves a note in c, which has room for one, at each change, until the
+// returned function is called.
+func (m *Members) tell(c chan<- struct{}) (stop func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.told[c] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.told, c)
+	}
+}
+
 // table opens table "nodes". Unavailable before Follow.
 func (m *Members) table(ctx context.Context) (*bus.Table, error) {
 	m.mu.RLock()
@@ -324,6 +338,12 @@ func (m *Members) publish(nodes map[lode.NodeID]Record, removed map[string]remov
 	m.nodes, m.removed = nodes, removed
 	first := !m.synced
 	m.synced = true
+	for c := range m.told {
+		select {
+		case c <- struct{}{}:
+		default: // it has a note already
+		}
+	}
 	m.mu.Unlock()
 	if first {
 		close(m.first)
