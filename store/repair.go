@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -297,12 +298,17 @@ func (p *pass) copyTo(ctx context.Context, s *subject, n lode.NodeID) error {
 	defer f.Close()
 	sent := &paced{ReaderAt: f, ctx: ctx, budget: p.r.budget}
 	_, err = p.r.send(ctx, n, s.Digest, io.NewSectionReader(sent, 0, s.Size), PutAs{Modified: s.Modified, Repair: true})
+	if lode.KindOf(err) == lode.Damaged { // the file here has changed since it was verified, or the way did it
+		if berr := p.r.shelf.Bad(ctx, s.Digest); berr != nil {
+			return berr
+		}
+	}
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if sent.bytes > 0 || s.Size == 0 {
+	if sent.bytes.Load() > 0 || s.Size == 0 {
 		p.report.Copied++
 		p.report.Sent += s.Size
 		p.r.shelf.count.repaired.Add(1)
@@ -315,7 +321,7 @@ type paced struct {
 	io.ReaderAt
 	ctx    context.Context
 	budget *rate.Limiter
-	bytes  int64
+	bytes  atomic.Int64 // a transfer that broke off may still read
 }
 
 func (p *paced) ReadAt(b []byte, off int64) (int, error) {
@@ -325,7 +331,7 @@ func (p *paced) ReadAt(b []byte, off int64) (int, error) {
 	if err := p.budget.WaitN(p.ctx, len(b)); err != nil {
 		return 0, err
 	}
-	p.bytes += int64(len(b))
+	p.bytes.Add(int64(len(b)))
 	return p.ReaderAt.ReadAt(b, off)
 }
 

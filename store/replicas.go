@@ -103,8 +103,8 @@ func OpenReplicas(cfg ReplicasConfig) (*Replicas, error) {
 	shelf := newShelf(cfg.Local.t, cfg.Logger)
 	shelf.dead = dead
 	r := &Replicas{cfg: cfg, shelf: shelf, log: cfg.Logger,
-		peers:   newPeers(Peers{cfg.Self, cfg.Nodes, cfg.Remote}, shelf.count, cfg.Logger),
-		budget:  limiter(cfg.RepairRate), pass: make(chan struct{}, 1),
+		peers:  newPeers(Peers{cfg.Self, cfg.Nodes, cfg.Remote}, shelf.count, cfg.Logger),
+		budget: limiter(cfg.RepairRate), pass: make(chan struct{}, 1),
 		healing: map[lode.Digest]bool{}, surplus: map[lode.Digest]time.Time{}}
 	shelf.heal = r.healLater
 	return r, nil

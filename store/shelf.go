@@ -190,7 +190,7 @@ func (s *Shelf) Receive(ctx context.Context, d lode.Digest, r io.Reader, size in
 		return Info{}, err
 	}
 	defer sp.discard()
-	n, err := io.CopyBuffer(struct{ io.Writer }{sp}, struct{ io.Reader }{io.LimitReader(r, size+1)}, make([]byte, 256<<10))
+	n, err := io.CopyBuffer(&exactly{sp, size}, r, make([]byte, 256<<10))
 	if cerr := cancelled(ctx); cerr != nil {
 		return Info{}, cerr
 	}
@@ -201,6 +201,19 @@ func (s *Shelf) Receive(ctx context.Context, d lode.Digest, r io.Reader, size in
 		return Info{}, damaged(d, "what was sent to "+s.own.root, got, n)
 	}
 	return s.place(d, sp, as)
+}
+
+// exactly takes no more than was announced.
+type exactly struct {
+	to   *spool
+	left int64
+}
+
+func (e *exactly) Write(p []byte) (int, error) {
+	if e.left -= int64(len(p)); e.left < 0 {
+		return 0, lode.Errorf(lode.Damaged, "more bytes came than were announced")
+	}
+	return e.to.Write(p)
 }
 
 // begin marks a blob as being received. Of a repair there is one at a time:
