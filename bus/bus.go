@@ -3,17 +3,15 @@ package bus
 import (
 	"cmp"
 	"context"
-	"errors"
+	"crypto/tls"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -42,25 +40,58 @@ type Config struct {
 	// with Full before it is used up, so that what is there can still be
 	// trimmed, read and closed in order. 0: 64 MiB.
 	Reserve int64
-	// Replicas is the number of copies of everything: 1 on one node. 0: 1.
-	Replicas int
 	// Logger gets what the server has to say. Nil: slog.Default.
 	Logger *slog.Logger
 
+	// Node is the name of this node in its cluster. "": a node that is alone
+	// and stays so.
+	Node lode.NodeID
+	// Cluster says how the node reaches others. Nil: it is alone.
+	Cluster *ClusterConfig
+	// Remote is a cluster of the user's own that keeps everything; no server
+	// is started here. Nil: there is none.
+	Remote *Remote
+
 	unsynced bool // no fsync: tests fill large stores with it
+}
+
+// ClusterConfig is how a node's bus reaches the other nodes. All functions may
+// be called at the same time, and must not call the bus.
+type ClusterConfig struct {
+	// Listen is the host:port where other members of the bus reach this one.
+	// It is opened when the node becomes a member beside others.
+	Listen string
+	// Server and Client make the mutual TLS of the connections between
+	// members; they are called for each connection. A certificate names its
+	// node (common name, or a DNS name).
+	Server, Client func() *tls.Config
+	// Dial connects to another node's bus as a client: that node passes the
+	// connection to its ServeClient. The connection is authenticated.
+	Dial func(ctx context.Context, to lode.NodeID) (net.Conn, error)
+	// Ask passes msg to another node's Bus.Handle and returns its answer.
+	Ask func(ctx context.Context, to lode.NodeID, msg []byte) ([]byte, error)
+	// Known lists every node of the cluster, this one among them or not.
+	Known func() []lode.NodeID
+	// Join is what a node that joins was told. It is used when Dir has no
+	// layout yet.
+	Join *Layout
+	// Changed is told of each new layout. It must not block. Nil: nobody is.
+	Changed func(Layout)
 }
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
 		return c, lode.Errorf(lode.Invalid, "the bus needs a folder")
 	}
-	if c.MaxStore < 0 || c.Reserve < 0 || c.Replicas < 0 {
+	if c.MaxStore < 0 || c.Reserve < 0 {
 		return c, lode.Errorf(lode.Invalid, "limits of the bus must not be negative")
 	}
-	if c.Replicas > 1 {
-		return c, lode.Errorf(lode.Unavailable, "%d copies need a cluster; this bus runs on one node", c.Replicas)
+	if c.Cluster != nil && (c.Node == "" || c.Cluster.Dial == nil || c.Cluster.Ask == nil || c.Cluster.Known == nil) {
+		return c, lode.Errorf(lode.Invalid, "a bus in a cluster needs the node's name and ways to the others")
 	}
-	c.Replicas = cmp.Or(c.Replicas, 1)
+	if c.Cluster != nil && c.Remote != nil {
+		return c, lode.Errorf(lode.Invalid, "a bus is kept by the nodes or by a cluster outside, not by both")
+	}
 	c.Reserve = cmp.Or(c.Reserve, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -70,24 +101,34 @@ func (c Config) withDefaults() (Config, error) {
 
 // Bus is an open bus. All methods may be called at the same time.
 type Bus struct {
-	cfg     Config
-	options *server.Options
-	srv     *server.Server
-	mender  mender
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	lock    *os.File
-	space   space
-	closed  chan struct{}
-	once    sync.Once
+	cfg    Config
+	mender mender
+	plug   *plug
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	lock   *os.File
+	space  space
+	gate   *gate
+	closed chan struct{}
+	once   sync.Once
+	ctx    context.Context // ends with the bus
+	stop   context.CancelFunc
+	work   sync.WaitGroup
+	wonder chan struct{} // one token: the layout may have changed
+	copies int           // with Remote: of everything
 
-	mu      sync.Mutex
-	opened  uint64
-	closers map[uint64]func() // what was opened on the bus, by order: to be closed before it
+	mu        sync.Mutex
+	layout    Layout
+	instances map[uint64]*instance // by generation
+	listener  net.Listener         // for routes
+	again     chan struct{}        // closed when the connection was made anew
+	opened    uint64
+	closers   map[uint64]func() // what was opened on the bus, by order: to be closed before it
 }
 
 // Open starts the bus in cfg.Dir. A folder in use by another process is
-// Conflict.
+// Conflict. The bus of a node in a cluster is open before the others can be
+// reached: until then its calls wait, and fail with Unavailable.
 func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -100,7 +141,9 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{})}
+	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{}), gate: newGate(), wonder: make(chan struct{}, 1),
+		instances: make(map[uint64]*instance), again: make(chan struct{})}
+	b.ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	b.mender.b = b
 	b.space = space{broken: b.mender.check, dir: cfg.Dir, reserve: cfg.Reserve, limit: cfg.MaxStore, used: b.used}
 	if err := b.start(ctx); err != nil {
@@ -111,47 +154,98 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 }
 
 func (b *Bus) start(ctx context.Context) error {
-	opts := &server.Options{
-		ServerName: "lode",
-		DontListen: true, // no port at all: connections are in process
-		JetStream:  true,
-		StoreDir:   filepath.Join(b.cfg.Dir, "store"),
-		SyncAlways: !b.cfg.unsynced, // an acknowledgement comes after fsync
-		NoSigs:     true,
-		MaxPayload: maxPayload,
+	l, err := b.firstLayout()
+	if err != nil {
+		return err
+	}
+	b.layout = l
+	if b.cfg.Remote != nil {
+		return b.startRemote(ctx)
+	}
+	if l.Has(b.cfg.Node) && formed(b.cfg.Dir, l) {
+		i, err := b.launch(ctx, l)
+		if err != nil {
+			return err
+		}
+		b.instances[l.Generation] = i
+	}
+	b.plug = &plug{b: b, layout: b.Layout}
+	b.nc, b.js, err = connect(b.plug, nats.ReconnectHandler(b.connected), nats.ConnectHandler(b.connected))
+	if err != nil {
+		return err
+	}
+	return b.startCluster(ctx)
+}
 
-		DisableJetStreamBanner: true,
-		// In memory nothing is kept. The limit on disk is kept by space.go:
-		// the server's own would refuse what frees space too.
-		JetStreamMaxMemory: 16 << 20,
-		JetStreamMaxStore:  1 << 60,
-		// An answer that is late must not look like a lost connection.
-		WriteDeadline: 30 * time.Second,
-	}
-	srv, err := server.NewServer(opts)
+// firstLayout reads the layout, or makes the first one.
+func (b *Bus) firstLayout() (Layout, error) {
+	l, found, err := readLayout(b.cfg.Dir)
 	if err != nil {
-		return lode.Errorf(lode.Internal, "open bus: %w", err)
+		return l, err
 	}
-	srv.SetLoggerV2(&logger{b.cfg.Logger, b.mender.failed}, false, false, false)
-	b.srv, b.options = srv, opts
-	srv.Start()
-	wait := startWait
-	if d, ok := ctx.Deadline(); ok {
-		wait = min(wait, time.Until(d))
+	c := b.cfg.Cluster
+	self := Member{Node: b.cfg.Node}
+	if c != nil {
+		self.Route = c.Listen
 	}
-	if !srv.ReadyForConnections(wait) {
-		return lode.Errorf(lode.Unavailable, "the bus in %s did not start within %s", b.cfg.Dir, wait.Round(time.Millisecond))
+	switch {
+	case found && len(l.Members) == 1 && (l.Members[0].Node == "" || l.Members[0].Node == self.Node) && l.Members[0] != self:
+		l.Members[0] = self // it was alone, without a name or at another address
+	case found:
+		return l, nil
+	case c != nil && c.Join != nil:
+		if _, err := os.Stat(storeDir(b.cfg.Dir, 1)); err == nil {
+			return l, lode.Errorf(lode.Conflict, "%s holds the data of another cluster", b.cfg.Dir).WithHint("join with an empty folder")
+		}
+		if l = *c.Join; l.Generation == 0 || len(l.Members) == 0 {
+			return l, lode.Errorf(lode.Invalid, "a node that joins must be told who keeps the bus")
+		}
+	default:
+		l = Layout{Cluster: newID(), Generation: 1, Members: []Member{self}}
 	}
-	b.nc, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("lode"),
-		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.NoCallbacksAfterClientClose())
-	if err != nil {
-		return lode.Errorf(lode.Unavailable, "connect to the bus: %w", err)
+	return l, writeLayout(b.cfg.Dir, l)
+}
+
+// Layout says who keeps the bus, as far as this node knows.
+func (b *Bus) Layout() Layout {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.layout
+	l.Members = slices.Clone(l.Members)
+	return l
+}
+
+// instance is the server of a generation in this process, or nil.
+func (b *Bus) instance(generation uint64) *instance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.instances[generation]
+}
+
+// replicas is how many copies a new table or log gets.
+func (b *Bus) replicas() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.copies > 0 {
+		return b.copies
 	}
-	b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(callWait))
-	if err != nil {
-		return lode.Errorf(lode.Internal, "open bus: %w", err)
-	}
-	return nil
+	return len(b.layout.Members)
+}
+
+// connected notes that the connection was made anew: who waits for something
+// on the old one begins again.
+func (b *Bus) connected(*nats.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.again)
+	b.again = make(chan struct{})
+}
+
+// reconnected is closed when the connection is made anew.
+func (b *Bus) reconnected() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.again
 }
 
 // Close ends everything that was opened on the bus, then the bus. It may be
@@ -161,19 +255,31 @@ func (b *Bus) Close() error {
 		close(b.closed)
 		b.mender.close()
 		b.mu.Lock()
-		closers := b.closers
+		closers, ln := b.closers, b.listener
 		b.closers = nil
 		b.mu.Unlock()
 		for _, n := range slices.Backward(slices.Sorted(maps.Keys(closers))) {
 			closers[n]()
 		}
+		b.gate.thaw()
+		b.stop()
 		if b.nc != nil {
 			b.nc.Close()
 		}
-		if b.srv != nil {
-			b.srv.Shutdown()
-			b.srv.WaitForShutdown()
+		if b.plug != nil {
+			b.plug.close()
 		}
+		b.mu.Lock()
+		instances := b.instances
+		b.instances = make(map[uint64]*instance)
+		b.mu.Unlock()
+		for _, i := range instances {
+			i.stop()
+		}
+		if ln != nil {
+			ln.Close()
+		}
+		b.work.Wait()
 		b.lock.Close()
 	})
 	return nil
@@ -203,7 +309,13 @@ func (b *Bus) onClose(f func()) (forget func(), err error) {
 
 // used is how many bytes the server keeps.
 func (b *Bus) used() int64 {
-	info, err := b.srv.Jsz(nil)
+	b.mu.Lock()
+	i := b.instances[b.layout.Generation]
+	b.mu.Unlock()
+	if i == nil {
+		return 0
+	}
+	info, err := i.srv.Jsz(nil)
 	if err != nil {
 		return 0
 	}
@@ -230,83 +342,4 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, callWait)
-}
-
-func errClosed() *lode.Error { return lode.Errorf(lode.Unavailable, "the bus is closed") }
-
-// wrap turns what NATS says into an Error.
-func wrap(err error, doing string, args ...any) error {
-	if err == nil {
-		return nil
-	}
-	if e, ok := errors.AsType[*lode.Error](err); ok {
-		return e
-	}
-	kind := classify(err)
-	e := lode.Errorf(kind, doing+": %w", append(args, err)...)
-	switch kind {
-	case lode.Full:
-		e.Hint = "free some disk space, or raise the store limit"
-		e.RetryAfter = 5 * time.Second
-	case lode.Unavailable:
-		e.RetryAfter = time.Second
-	}
-	return e
-}
-
-func classify(err error) lode.Kind {
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return classifyAPI(api)
-	}
-	if api, ok := errors.AsType[*nats.APIError](err); ok {
-		return classifyAPI(&jetstream.APIError{ErrorCode: jetstream.ErrorCode(api.ErrorCode), Description: api.Description})
-	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return lode.Cancelled
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders),
-		errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrNoStreamResponse),
-		errors.Is(err, nats.ErrConnectionReconnecting), errors.Is(err, nats.ErrNoServers):
-		return lode.Unavailable
-	case errors.Is(err, nats.ErrMaxPayload):
-		return lode.TooLarge
-	}
-	return lode.Internal
-}
-
-// The server's error codes that mean something to us. That they keep their
-// meaning is held by contract_test.go.
-const (
-	codeInsufficient   = 10023 // store limit
-	codeNoStore        = 10047
-	codeTooLarge       = 10054
-	codeWrongLast      = 10071 // with the true last sequence
-	codeStoreFailed    = 10077 // any error of the disk
-	codeDuplicate      = 10158 // same id in flight
-	codeWrongLastBlind = 10164 // a neighbour is in flight
-)
-
-func classifyAPI(e *jetstream.APIError) lode.Kind {
-	if strings.Contains(e.Description, "no space left") {
-		return lode.Full // whatever it was that had no space
-	}
-	switch e.ErrorCode {
-	case codeInsufficient, codeNoStore:
-		return lode.Full
-	case codeTooLarge:
-		return lode.TooLarge
-	case codeWrongLast:
-		return lode.Precondition
-	case codeDuplicate, codeWrongLastBlind:
-		return lode.Unavailable
-	case codeStoreFailed:
-		if strings.Contains(e.Description, "maximum") || strings.Contains(e.Description, "resource") {
-			return lode.Full
-		}
-		return lode.Unavailable
-	}
-	if e.Code >= 500 {
-		return lode.Unavailable
-	}
-	return lode.Internal
 }

@@ -18,7 +18,8 @@ import (
 // itself seen the same revision for the whole ttl and a margin, and then takes
 // it by compare-and-swap on that revision; from that instant the old holder
 // cannot renew. The holder counts its time from before it sent the renewal, by
-// a clock that cannot jump.
+// a clock that cannot jump. Both clocks stand still while the members of the
+// bus change (gate.go): nobody loses a lease because nobody could write.
 type leaseRecord struct {
 	Holder string        `json:"holder"`
 	Epoch  uint64        `json:"epoch"`
@@ -51,8 +52,8 @@ type Lease struct {
 
 	mu    sync.Mutex
 	rev   uint64
-	until time.Time // monotonic
-	ended bool      // lost or released: never valid again
+	until time.Duration // by the clock of the gate
+	ended bool          // lost or released: never valid again
 }
 
 // Acquire waits until it holds the lease on key in t, or ctx ends. ttl is how
@@ -62,8 +63,9 @@ func (t *Table) Acquire(ctx context.Context, key, holder string, ttl time.Durati
 	if ttl < 10*time.Millisecond {
 		return nil, lode.Errorf(lode.Invalid, "a lease of %s is too short", ttl)
 	}
-	var seen uint64 // revision of the present holder's record
-	var since time.Time
+	var seen uint64         // revision of the present holder's record
+	clock := t.b.gate.clock // it stands still while nobody can renew
+	var since time.Duration
 	for {
 		e, ok, err := t.Get(ctx, key)
 		if err != nil {
@@ -75,10 +77,10 @@ func (t *Table) Acquire(ctx context.Context, key, holder string, ttl time.Durati
 				return nil, lode.Errorf(lode.Damaged, "the record of lease %s cannot be read: %w", key, err)
 			}
 		}
-		if e.Rev != seen {
-			seen, since = e.Rev, time.Now()
+		if e.Rev != seen || since == 0 {
+			seen, since = e.Rev, clock()
 		}
-		wait := time.Duration(float64(now.TTL)*(1+clockRate)) + leaseMargin - time.Since(since)
+		wait := time.Duration(float64(now.TTL)*(1+clockRate)) + leaseMargin - (clock() - since)
 		if !ok || now.Free || wait <= 0 {
 			l, err := t.take(ctx, key, leaseRecord{Holder: holder, Epoch: now.Epoch + 1, TTL: ttl}, e.Rev)
 			if k := lode.KindOf(err); k != lode.Precondition && k != lode.Conflict {
@@ -95,7 +97,7 @@ func (t *Table) Acquire(ctx context.Context, key, holder string, ttl time.Durati
 }
 
 func (t *Table) take(ctx context.Context, key string, r leaseRecord, rev uint64) (*Lease, error) {
-	sent := time.Now()
+	sent := t.b.gate.clock()
 	b, err := json.Marshal(r)
 	if err != nil {
 		return nil, lode.Errorf(lode.Internal, "write lease %s: %w", key, err)
@@ -110,7 +112,7 @@ func (t *Table) take(ctx context.Context, key string, r leaseRecord, rev uint64)
 	}
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &Lease{t: t, key: key, epoch: r.Epoch, ttl: r.TTL, stop: stop, done: make(chan struct{}), lost: make(chan struct{}), rev: rev}
-	l.until = sent.Add(l.span())
+	l.until = sent + l.span()
 	if l.forget, err = t.b.onClose(l.abandon); err != nil {
 		stop()
 		return nil, err
@@ -132,7 +134,7 @@ func (l *Lease) Lost() <-chan struct{} { return l.lost }
 func (l *Lease) Valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.ended && time.Now().Before(l.until)
+	return !l.ended && l.t.b.gate.clock() < l.until
 }
 
 func (l *Lease) renew(ctx context.Context, r leaseRecord) {
@@ -151,19 +153,20 @@ func (l *Lease) renew(ctx context.Context, r leaseRecord) {
 			l.lose()
 			return
 		}
-		sent := time.Now()
-		uctx, cancel := context.WithDeadline(ctx, until)
+		clock := l.t.b.gate.clock
+		sent := clock()
+		uctx, cancel := l.t.b.within(ctx, until)
 		rev, err = l.t.Update(uctx, l.key, b, rev)
 		cancel()
 		switch {
 		case err == nil:
 			l.mu.Lock()
-			l.rev, l.until = rev, sent.Add(l.span())
+			l.rev, l.until = rev, sent+l.span()
 			l.mu.Unlock()
 		case ctx.Err() != nil:
 			return
 		case lode.KindOf(err) == lode.Precondition && l.mine(ctx, r):
-		case lode.KindOf(err) == lode.Precondition, !time.Now().Before(until):
+		case lode.KindOf(err) == lode.Precondition, clock() >= until:
 			l.lose()
 			return
 		}

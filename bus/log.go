@@ -21,10 +21,7 @@ const (
 	// MaxAppend is the most bytes of entries that one Append takes.
 	MaxAppend = 4 << 20
 
-	appendWait = 2 * time.Second // for one answer; then the same bytes are sent again
-	firstPause = 50 * time.Millisecond
-	lastPause  = time.Second
-	stallWait  = 3 * time.Second // a replay without a message for so long is looked into
+	stallWait = 3 * time.Second // a replay without a message for so long is looked into
 )
 
 // Log is an append log with one writer. Opening it ends the writer before: each
@@ -39,6 +36,7 @@ const (
 type Log struct {
 	b       *Bus
 	name    string
+	stream  string
 	subject string
 	st      jetstream.Stream
 	inc     incarnation
@@ -57,20 +55,24 @@ func (b *Bus) OpenLog(ctx context.Context, name string) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	octx, cancel := bounded(ctx)
-	defer cancel()
-	st, err := b.js.CreateOrUpdateStream(octx, jetstream.StreamConfig{
-		Name: stream, Subjects: []string{subject}, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas,
-		Discard: jetstream.DiscardNew, DenyDelete: true, AllowDirect: true, MaxMsgSize: maxPayload,
-		Duplicates: 2 * time.Minute,
-	})
+	st, err := b.stream(ctx, logConfig(stream, subject))
 	if err != nil {
 		return nil, wrap(err, "open log %s", name)
 	}
-	l := &Log{b: b, name: name, subject: subject, st: st}
+	l := &Log{b: b, name: name, stream: stream, subject: subject, st: st}
 	rand.Read(l.inc[:]) // never fails
 	l.next.inc = l.inc
-	return l, l.begin(octx, st.CachedInfo().State.LastSeq)
+	ctx, cancel := b.patient(ctx)
+	defer cancel()
+	return l, l.begin(ctx, st.CachedInfo().State.LastSeq)
+}
+
+func logConfig(stream, subject string) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: stream, Subjects: []string{subject}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardNew, DenyDelete: true, AllowDirect: true, MaxMsgSize: maxPayload,
+		Duplicates: 2 * time.Minute,
+	}
 }
 
 // begin publishes the message that ends earlier writers. The tail may be
@@ -112,6 +114,8 @@ func (l *Log) Append(ctx context.Context, entries ...[]byte) (uint64, error) {
 	if size > MaxAppend {
 		return 0, lode.Errorf(lode.TooLarge, "append to log %s: %d bytes, at most %d", l.name, size, MaxAppend)
 	}
+	ctx, cancel := l.b.patient(ctx)
+	defer cancel()
 	return l.appendPart(ctx, entries, false)
 }
 
@@ -203,11 +207,18 @@ func (l *Log) settle(ctx context.Context, msg []byte) (uint64, error) {
 }
 
 func (l *Log) publish(ctx context.Context, msg []byte, tail, n uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, appendWait)
+	if err := l.b.gate.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer l.b.gate.leave()
+	ctx, cancel := context.WithTimeout(ctx, tryWait)
 	defer cancel()
-	ack, err := l.b.js.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: msg},
+	ack, err := l.b.js.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: msg}, jetstream.WithRetryAttempts(0),
 		jetstream.WithExpectLastSequence(tail), jetstream.WithMsgID(hex.EncodeToString(l.inc[:])+"/"+strconv.FormatUint(n, 10)))
 	if err != nil {
+		if notSent(err) {
+			l.b.doubt()
+		}
 		return 0, err
 	}
 	return ack.Sequence, nil
@@ -238,17 +249,23 @@ func lastSequence(err error) (uint64, bool) {
 	return n, err == nil
 }
 
-func (l *Log) raw(ctx context.Context, seq uint64) ([]byte, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	m, err := l.st.GetMsg(ctx, seq)
+// raw reads a message from any copy; that it is missing there is asked of the
+// leader.
+func (l *Log) raw(ctx context.Context, seq uint64) (data []byte, err error) {
+	err = l.b.read(ctx, func(ctx context.Context) error {
+		m, err := l.st.GetMsg(ctx, seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) && l.b.replicas() > 1 {
+			m, err = l.b.get(ctx, l.stream, getRequest{Seq: seq})
+		}
+		if err == nil {
+			data = m.Data
+		}
+		return err
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, lode.Errorf(lode.NotFound, "log %s has no message %d", l.name, seq)
 	}
-	if err != nil {
-		return nil, wrap(err, "read message %d of log %s", seq, l.name)
-	}
-	return m.Data, nil
+	return data, wrap(err, "read message %d of log %s", seq, l.name)
 }
 
 // Message is what one Append stored.
@@ -292,7 +309,6 @@ func (l *Log) Trim(ctx context.Context, floor uint64) error {
 		}
 		return err
 	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	return wrap(l.st.Purge(ctx, purgeBefore(l.next.floor)), "trim log %s", l.name)
+	err := l.b.persist(ctx, func(ctx context.Context) error { return l.st.Purge(ctx, purgeBefore(l.next.floor)) })
+	return wrap(err, "trim log %s", l.name)
 }

@@ -73,11 +73,15 @@ func (m *mender) mend() {
 
 // reopen closes the store and opens it as it was at the start.
 func (m *mender) reopen() error {
-	if err := m.b.srv.ShutdownJetStream(); err != nil {
+	i := m.b.instance(m.b.Layout().Generation)
+	if i == nil {
+		return nil // it has moved away meanwhile
+	}
+	if err := i.srv.ShutdownJetStream(); err != nil {
 		return err
 	}
-	o := m.b.options
-	return m.b.srv.EnableJetStream(&server.JetStreamConfig{StoreDir: o.StoreDir, SyncInterval: o.SyncInterval, SyncAlways: o.SyncAlways,
+	o := i.options
+	return i.srv.EnableJetStream(&server.JetStreamConfig{StoreDir: o.StoreDir, SyncInterval: o.SyncInterval, SyncAlways: o.SyncAlways,
 		MaxMemory: o.JetStreamMaxMemory, MaxStore: o.JetStreamMaxStore, Strict: !o.NoJetStreamStrict})
 }
 

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"lode"
@@ -45,6 +46,8 @@ func (r *request) size() int {
 
 // do hands r to the writer and waits for it; it returns how many items are new.
 func (s *Queues) do(ctx context.Context, r *request) (int, error) {
+	ctx, cancel := s.log.b.patient(ctx)
+	defer cancel()
 	r.done = make(chan struct{})
 	s.mu.Lock()
 	if err := s.failed; err != nil {
@@ -58,6 +61,9 @@ func (s *Queues) do(ctx context.Context, r *request) (int, error) {
 	case <-r.done:
 		return r.added, r.err
 	case <-ctx.Done():
+		if errors.Is(context.Cause(ctx), errPatience) {
+			return 0, wrap(errPatience, "write to queues %s", s.log.name)
+		}
 		return 0, ctxError(ctx, "the outcome is not known")
 	}
 }

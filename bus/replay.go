@@ -14,24 +14,54 @@ import (
 // which this writer opened it, in order, and checks that none is missing. An
 // error of f ends it. Damaged names the position that cannot be trusted.
 func (l *Log) Replay(ctx context.Context, f func(Message) error) error {
-	ictx, cancel := bounded(ctx)
-	info, err := l.st.Info(ictx)
-	cancel()
+	var info *jetstream.StreamInfo
+	err := l.b.read(ctx, func(ctx context.Context) (err error) {
+		info, err = l.st.Info(ctx)
+		return err
+	})
 	if err != nil {
 		return wrap(err, "replay log %s", l.name)
 	}
-	c, err := l.st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
-	if err != nil {
-		return wrap(err, "replay log %s", l.name)
+	ch := chain{}
+	for tries := 0; ch.last.seq < l.opened; tries++ {
+		before := ch.last.seq
+		err := l.replayFrom(ctx, &ch, max(before+1, info.State.FirstSeq), f)
+		if ch.last.seq != before {
+			tries = 0
+		}
+		if err != nil && (lode.KindOf(err) != lode.Unavailable || tries == 5) {
+			return err
+		}
 	}
-	it, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(512, 2*maxPayload))
+	if err := ch.end(); err != nil {
+		return l.damaged(ch.first, err)
+	}
+	l.mu.Lock()
+	l.next.floor = max(l.next.floor, ch.floor)
+	l.mu.Unlock()
+	return nil
+}
+
+// replayFrom reads from position want on, as far as one connection carries.
+func (l *Log) replayFrom(ctx context.Context, ch *chain, want uint64, f func(Message) error) error {
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+	if want > 1 {
+		cfg = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want}
+	}
+	var it jetstream.MessagesContext
+	err := l.b.read(ctx, func(rctx context.Context) error {
+		c, err := l.st.OrderedConsumer(rctx, cfg)
+		if err == nil {
+			it, err = c.Messages(jetstream.PullMaxMessagesWithBytesLimit(512, 2*maxPayload))
+		}
+		return err
+	})
 	if err != nil {
 		return wrap(err, "replay log %s", l.name)
 	}
 	defer it.Stop()
-	var ch chain
 	for ch.last.seq < l.opened {
-		r, err := l.nextRecord(ctx, it, max(ch.last.seq+1, info.State.FirstSeq))
+		r, err := l.nextRecord(ctx, it, max(ch.last.seq+1, want))
 		if err != nil {
 			return err
 		}
@@ -42,12 +72,6 @@ func (l *Log) Replay(ctx context.Context, f func(Message) error) error {
 			return err
 		}
 	}
-	if err := ch.end(); err != nil {
-		return l.damaged(ch.first, err)
-	}
-	l.mu.Lock()
-	l.next.floor = max(l.next.floor, ch.floor)
-	l.mu.Unlock()
 	return nil
 }
 
@@ -63,9 +87,12 @@ func (l *Log) nextRecord(ctx context.Context, it jetstream.MessagesContext, want
 			return record{}, ctxError(ctx, "replay log "+l.name)
 		}
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
-			if _, gerr := l.raw(ctx, want); gerr != nil {
+			if _, gerr := l.raw(ctx, want); gerr != nil && lode.KindOf(gerr) != lode.Unavailable {
 				return record{}, l.damaged(want, lode.Errorf(lode.Damaged, "message %d cannot be read: %w", want, gerr))
 			}
+		}
+		if errors.Is(err, jetstream.ErrOrderedConsumerReset) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerDeleted) {
+			return record{}, lode.Errorf(lode.Unavailable, "replay log %s: %w", l.name, err)
 		}
 		return record{}, wrap(err, "replay log %s", l.name)
 	}

@@ -182,6 +182,4 @@ func TestLockedFolder(t *testing.T) {
 	open(t, dir)
 	_, err = Open(t.Context(), Config{})
 	wantKind(t, err, lode.Invalid)
-	_, err = Open(t.Context(), Config{Dir: dir, Replicas: 3})
-	wantKind(t, err, lode.Unavailable)
 }

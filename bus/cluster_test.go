@@ -1,0 +1,242 @@
+package bus
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"lode"
+)
+
+// world is a cluster in one process: nodes on loopback, with mutual TLS from a
+// CA of its own, and a switch to cut each of them off.
+type world struct {
+	t   testing.TB
+	dir string
+	ca  *x509.Certificate
+	key *ecdsa.PrivateKey
+	log *slog.Logger
+
+	mu    sync.Mutex
+	nodes map[lode.NodeID]*Bus
+	addrs map[lode.NodeID]string
+	known []lode.NodeID
+	cut   map[lode.NodeID]bool
+	certs map[lode.NodeID]tls.Certificate
+	conns map[lode.NodeID][]net.Conn
+}
+
+func newWorld(t testing.TB) *world {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))(t)
+	w := &world{t: t, dir: t.TempDir(), ca: must(x509.ParseCertificate(der))(t), key: key, nodes: make(map[lode.NodeID]*Bus),
+		log: slog.New(slog.DiscardHandler), addrs: make(map[lode.NodeID]string), cut: make(map[lode.NodeID]bool),
+		certs: make(map[lode.NodeID]tls.Certificate), conns: make(map[lode.NodeID][]net.Conn)}
+	if testing.Verbose() {
+		w.log = slog.Default()
+	}
+	return w
+}
+
+func (w *world) cert(n lode.NodeID) tls.Certificate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c, ok := w.certs[n]; ok {
+		return c
+	}
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(w.t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: string(n)}, NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{string(n)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, &key.PublicKey, w.key))(w.t)
+	w.certs[n] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return w.certs[n]
+}
+
+func (w *world) tls(n lode.NodeID) *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AddCert(w.ca)
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{w.cert(n)}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+}
+
+// member is how a node is named in a layout; its port stays the same.
+func (w *world) member(n lode.NodeID) Member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.addrs[n] == "" {
+		ln := must(net.Listen("tcp", "127.0.0.1:0"))(w.t)
+		w.addrs[n] = ln.Addr().String()
+		ln.Close()
+	}
+	return Member{Node: n, Route: w.addrs[n]}
+}
+
+func (w *world) members(names ...lode.NodeID) (out []Member) {
+	for _, n := range names {
+		out = append(out, w.member(n))
+	}
+	return out
+}
+
+var errCut = lode.Errorf(lode.Unavailable, "cut off")
+
+func (w *world) reach(from, to lode.NodeID) (*Bus, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.nodes[to]
+	if b == nil || w.cut[from] || w.cut[to] {
+		return nil, errCut
+	}
+	return b, nil
+}
+
+func (w *world) config(n lode.NodeID, join *Layout) Config {
+	m := w.member(n)
+	return Config{Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
+		Listen: m.Route,
+		Server: func() *tls.Config { return w.tls(n) },
+		Client: func() *tls.Config {
+			cfg := w.tls(n)
+			cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				if w.cut[n] || w.cut[lode.NodeID(cs.PeerCertificates[0].Subject.CommonName)] {
+					return errCut
+				}
+				return nil
+			}
+			return cfg
+		},
+		Dial: func(ctx context.Context, to lode.NodeID) (net.Conn, error) {
+			b, err := w.reach(n, to)
+			if err != nil {
+				return nil, err
+			}
+			near, far := tcpPair(w.t)
+			w.mu.Lock()
+			w.conns[n] = append(w.conns[n], near)
+			w.conns[to] = append(w.conns[to], far)
+			w.mu.Unlock()
+			go b.ServeClient(far)
+			return near, nil
+		},
+		Ask: func(ctx context.Context, to lode.NodeID, msg []byte) ([]byte, error) {
+			b, err := w.reach(n, to)
+			if err != nil {
+				return nil, err
+			}
+			return b.Handle(ctx, n, msg)
+		},
+		Known: func() []lode.NodeID {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return slices.Clone(w.known)
+		},
+		Join: join,
+	}}
+}
+
+func tcpPair(t testing.TB) (near, far net.Conn) {
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer ln.Close()
+	near = must(net.Dial("tcp", ln.Addr().String()))(t)
+	return near, must(ln.Accept())(t)
+}
+
+// up starts a node; join is nil for the first one.
+func (w *world) up(n lode.NodeID, join *Layout) *Bus {
+	w.t.Helper()
+	b, err := Open(context.Background(), w.config(n, join))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	w.nodes[n] = b
+	if !slices.Contains(w.known, n) {
+		w.known = append(w.known, n)
+	}
+	w.mu.Unlock()
+	w.t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// down stops a node.
+func (w *world) down(n lode.NodeID) {
+	w.mu.Lock()
+	b := w.nodes[n]
+	delete(w.nodes, n)
+	w.mu.Unlock()
+	b.Close()
+}
+
+// pair is a node and a second one that uses its bus.
+func pair(t testing.TB) (w *world, a, c *Bus) {
+	w = newWorld(t)
+	a = w.up("a", nil)
+	l := a.Layout()
+	return w, a, w.up("c", &l)
+}
+
+// TestClient has a node that uses the bus of another.
+func TestClient(t *testing.T) {
+	ctx := t.Context()
+	w, a, c := pair(t)
+	there := must(a.Table(ctx, "things"))(t)
+	here := must(c.Table(ctx, "things"))(t)
+	watch := must(here.Watch(ctx, ""))(t)
+	defer watch.Close()
+	rev := must(there.Create(ctx, "k", []byte("1")))(t)
+	if ch := must(watch.Next(ctx))(t); ch.Op != Synced {
+		t.Fatalf("%+v", ch)
+	}
+	if ch := must(watch.Next(ctx))(t); ch.Rev != rev || string(ch.Value) != "1" {
+		t.Fatalf("%+v", ch)
+	}
+	must(here.Update(ctx, "k", []byte("2"), rev))(t)
+	_, err := there.Update(ctx, "k", []byte("3"), rev)
+	wantKind(t, err, lode.Precondition)
+	q := openQueues(t, c, QueuesConfig{})
+	must(q.Put(ctx, Item{Queue: "q", ID: "1", Body: []byte("x")}))(t)
+	if ds := pull(t, q, "q", 1); len(ds) != 1 || ds[0].Ack(ctx) != nil {
+		t.Fatal("the item did not come")
+	}
+	// The first node goes away and comes back: everything goes on.
+	if ch := must(watch.Next(ctx))(t); string(ch.Value) != "2" {
+		t.Fatalf("%+v", ch)
+	}
+	w.down("a")
+	began := time.Now()
+	_, err = here.Put(ctx, "k", []byte("nobody is there"))
+	wantKind(t, err, lode.Unavailable)
+	if d := time.Since(began); d > 6*time.Second {
+		t.Fatalf("it took %s to say so", d)
+	}
+	a = w.up("a", nil)
+	for i := range 10 {
+		must(here.Put(ctx, "k", fmt.Append(nil, "later ", i)))(t)
+	}
+	for i := 0; i < 10; {
+		ch := must(watch.Next(ctx))(t)
+		if string(ch.Value) != fmt.Sprint("later ", i) && i > 0 {
+			t.Fatalf("%q after %d", ch.Value, i)
+		}
+		if string(ch.Value) == fmt.Sprint("later ", i) {
+			i++
+		}
+	}
+	must(q.Put(ctx, Item{Queue: "q", ID: "2", Body: []byte("y")}))(t)
+}

@@ -1,0 +1,99 @@
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"lode"
+)
+
+const (
+	tryWait    = 2 * time.Second // for one answer; then the same is sent again
+	firstPause = 20 * time.Millisecond
+	lastPause  = 500 * time.Millisecond
+)
+
+// write sends a message that changes a table until its outcome is known or
+// the time is over, always with the same id, so that it takes effect once.
+// unsure says that an attempt before the last had no answer: a refusal of the
+// last one may then be about itself.
+func (b *Bus) write(ctx context.Context, m *nats.Msg, frees bool) (ack *jetstream.PubAck, unsure bool, err error) {
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	m.Header.Set(jetstream.MsgIDHeader, newID())
+	err = b.persist(ctx, func(ctx context.Context) error {
+		if err := b.space.take(len(m.Data)+256, frees); err != nil {
+			return err
+		}
+		ack, err = b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+		if err != nil && !notSent(err) && passing(err) {
+			unsure = true
+		}
+		return err
+	})
+	return ack, unsure, err
+}
+
+func newID() string {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
+
+// persist tries something that changes the bus until it has succeeded, is
+// refused for good, or ctx or the usual time is over. It waits while writes
+// are held back, and that does not count. The attempts must be safe to repeat.
+func (b *Bus) persist(ctx context.Context, attempt func(context.Context) error) error {
+	return b.retry(ctx, func(ctx context.Context) error {
+		if err := b.gate.enter(ctx); err != nil {
+			return err
+		}
+		defer b.gate.leave()
+		ctx, cancel := context.WithTimeout(ctx, tryWait)
+		defer cancel()
+		return attempt(ctx)
+	})
+}
+
+// retry is persist for what only reads.
+func (b *Bus) retry(ctx context.Context, attempt func(context.Context) error) error {
+	began := b.gate.clock()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := attempt(ctx)
+		if !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		if _, own := errors.AsType[*lode.Error](err); own {
+			return err
+		}
+		if b.gate.clock()-began > callWait-tryWait {
+			return err
+		}
+		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+			b.doubt()
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		case <-b.closed:
+			return errClosed()
+		}
+	}
+}
+
+// read is retry for one answer that may take its time.
+func (b *Bus) read(ctx context.Context, attempt func(context.Context) error) error {
+	return b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, tryWait)
+		defer cancel()
+		return attempt(ctx)
+	})
+}
