@@ -265,6 +265,9 @@ func (a *answer) abandon() {
 // whole writes an answer all of which was held.
 func (a *answer) whole(out *lode.Outcome) {
 	h := a.w.Header()
+	if out.Node != "" {
+		a.node = string(out.Node)
+	}
 	a.common(h)
 	a.set(h, "Lode-Cold", coldValue(out.Usage.Cold))
 	a.set(h, "Server-Timing", timing(out.Usage.Queued, out.Usage.Wall, out.Usage.CPU))

@@ -36,6 +36,7 @@ type world struct {
 	routes     []Route
 	domains    map[string]lode.Namespace
 	generation atomic.Uint64
+	ranOn      lode.NodeID // that outcomes name
 	submitted  []lode.Request
 	messages   []string
 	logs       string
@@ -92,7 +93,7 @@ func (w *world) Invoke(ctx context.Context, req *lode.Request, a lode.Answer) (l
 	h := w.code[req.Function]
 	w.mu.Unlock()
 	u, err := h(ctx, req, a)
-	return lode.Outcome{ID: req.ID, Revision: "default/" + string(req.Function) + "@7", Usage: u}, err
+	return lode.Outcome{ID: req.ID, Revision: "default/" + string(req.Function) + "@7", Usage: u, Node: w.ranOn}, err
 }
 
 func (w *world) Submit(_ context.Context, req *lode.Request) (lode.InvocationID, error) {

@@ -193,6 +193,9 @@ func (g *Gateway) lambdaInvoke(w http.ResponseWriter, r *http.Request, x *exchan
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
+	if out.Node != "" {
+		h.Set("Lode-Node", string(out.Node))
+	}
 	h.Set("X-Amz-Executed-Version", executedVersion(out.Revision))
 	h.Set("Lode-Cold", coldValue(out.Usage.Cold))
 	h.Set("Server-Timing", timing(out.Usage.Queued, out.Usage.Wall, out.Usage.CPU))

@@ -322,6 +322,14 @@ func TestRanElsewhere(t *testing.T) {
 	})
 	w.deploy("g", lode.Function{}, echo)
 	_, url := w.start(t, nil)
+	defer func() {
+		w.ranOn = "n3"
+		for _, path := range []string{"/fn/g", invocations("g")} {
+			if res, body := do(t, "POST", url+path, "1"); res.Header.Get("Lode-Node") != "n3" {
+				t.Errorf("%s: Lode-Node %q %s", path, res.Header.Get("Lode-Node"), body)
+			}
+		}
+	}()
 	for path, want := range map[string]string{"/fn/f": "n2", "/fn/g": "n1"} {
 		if res, _ := do(t, "POST", url+path, strings.Repeat("x", 40_000)); res.Header.Get("Lode-Node") != want {
 			t.Errorf("%s: Lode-Node %q", path, res.Header.Get("Lode-Node"))
