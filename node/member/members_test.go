@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,10 +52,12 @@ func TestBusOut(t *testing.T) {
 	a2, b2 := c.open(a.dir, a.id), c.open(b.dir, b.id)
 	fix := func(p *peer, name lode.NodeID, addr string) {
 		p.members.mu.Lock()
-		r := p.members.nodes[name]
+		defer p.members.mu.Unlock()
+		nodes := maps.Clone(p.members.nodes)
+		r := nodes[name]
 		r.Peers = addr
-		p.members.nodes[name] = r
-		p.members.mu.Unlock()
+		nodes[name] = r
+		p.members.nodes = nodes
 	}
 	if got := len(b2.members.List()); got != 2 {
 		t.Fatalf("%d nodes out of peers.json", got)
@@ -122,7 +125,9 @@ func TestUnknownIsLookedFor(t *testing.T) {
 	a := c.first("a")
 	b := a.join("b")
 	a.members.mu.Lock()
-	delete(a.members.nodes, "b")
+	nodes := maps.Clone(a.members.nodes)
+	delete(nodes, "b")
+	a.members.nodes = nodes
 	a.members.mu.Unlock()
 	if a.members.Allowed("b", b.id.Serial()) {
 		t.Fatal("allowed from memory")
