@@ -1,0 +1,617 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lode"
+	"lode/store"
+	"lode/store/storetest"
+)
+
+func gone(n *storetest.Node)   { n.Set(func(s *storetest.NodeSettings) { s.Gone = true }) }
+func leaves(n *storetest.Node) { n.Set(func(s *storetest.NodeSettings) { s.Leaving = true }) }
+
+// sum adds up what nodes reported.
+func sum(reports []store.Report) (r store.Report) {
+	for _, x := range reports {
+		r.Blobs, r.Copied, r.Sent, r.Dropped, r.Freed = r.Blobs+x.Blobs, r.Copied+x.Copied, r.Sent+x.Sent, r.Dropped+x.Dropped, r.Freed+x.Freed
+		r.Deleted, r.Surplus, r.Short, r.Waiting, r.Needed = r.Deleted+x.Deleted, r.Surplus+x.Surplus, r.Short+x.Short, r.Waiting+x.Waiting, r.Needed+x.Needed
+		if r.Trouble == "" {
+			r.Trouble = x.Trouble
+		}
+	}
+	return r
+}
+
+// blobs puts some through all nodes in turn.
+func blobs(t *testing.T, c *storetest.Cluster, n int) map[lode.Digest][]byte {
+	t.Helper()
+	out := map[lode.Digest][]byte{}
+	for i := range n {
+		d, content := put(t, c.Nodes()[i%len(c.Nodes())], 2000+i, uint64(i))
+		out[d] = content
+	}
+	return out
+}
+
+// A lost node's copies are made again once it is gone; when it comes back,
+// what is more than wanted goes, after the grace.
+func TestNodeLostAndBack(t *testing.T) {
+	for _, nodes := range []int{3, 5, 9} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := storetest.NewCluster(t, nodes, nil)
+				all := blobs(t, c, 30)
+				lost := c.Nodes()[1]
+				held := 0
+				for d := range all {
+					if lost.Holds(d) {
+						held++
+					}
+				}
+				lost.Kill()
+				if r := sum(c.Repair(1)); r.Copied != 0 || r.Short != held || r.Waiting != held {
+					t.Errorf("while the node is waited for: %+v; it holds %d", r, held)
+				}
+				gone(lost)
+				if r := sum(c.Repair(1)); r.Copied != held || r.Short != 0 || r.Trouble != "" {
+					t.Errorf("once it is gone: %+v; it held %d", r, held)
+				}
+				if r := sum(c.Repair(1)); r.Copied != 0 || r.Short != 0 {
+					t.Errorf("again: %+v", r)
+				}
+				lost.Start()
+				if r := sum(c.Repair(1)); r.Copied != 0 || r.Dropped != 0 || r.Surplus != held {
+					t.Errorf("when it is back: %+v; it holds %d", r, held)
+				}
+				time.Sleep(61 * time.Minute)
+				if r := sum(c.Repair(1)); r.Dropped != held || r.Surplus != 0 {
+					t.Errorf("after the grace: %+v; it holds %d", r, held)
+				}
+				for d, content := range all {
+					belongs(t, c, d, 2)
+					reads(t, c.Nodes()[0], d, content)
+				}
+			})
+		})
+	}
+}
+
+// A node that lost its disk gets back what belongs there.
+func TestDiskLost(t *testing.T) {
+	c := storetest.NewCluster(t, 3, nil)
+	all := blobs(t, c, 20)
+	n := c.Nodes()[2]
+	n.Kill()
+	n.Wipe()
+	n.Start()
+	c.Repair(1)
+	for d, content := range all {
+		belongs(t, c, d, 2)
+		reads(t, n, d, content)
+	}
+}
+
+// A blob deleted while a node was away does not come back with the node.
+func TestNoResurrection(t *testing.T) {
+	for name, delete := range map[string]func(t *testing.T, s *store.Store, d lode.Digest){
+		"deleted": func(t *testing.T, s *store.Store, d lode.Digest) {
+			if err := s.Delete(t.Context(), d); err != nil {
+				t.Error(err)
+			}
+		},
+		"collected": func(t *testing.T, s *store.Store, d lode.Digest) {
+			if done, err := s.Collect(t.Context(), d, time.Now()); !done || err != nil {
+				t.Errorf("Collect = %v, %v", done, err)
+			}
+		},
+	} {
+		for _, copies := range []int{1, 2} {
+			t.Run(fmt.Sprint(name, copies), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := storetest.NewCluster(t, 3, func(cfg *store.ReplicasConfig) { cfg.Copies = copies })
+					content := storetest.Bytes(1000, 1)
+					d := storetest.Digest(content)
+					o := order(c, d)
+					if err := o[0].Replicas.Put(t.Context(), d, section(content)); err != nil {
+						t.Fatal(err)
+					}
+					o[0].Kill()
+					time.Sleep(time.Second)
+					if copies == 1 { // nobody else has it: only the deletion is known
+						if err := o[1].Store.Delete(t.Context(), d); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						delete(t, o[1].Store, d)
+					}
+					o[1].Kill() // the deletion survives a restart
+					o[1].Start()
+					o[0].Start()
+					if r := sum(c.Repair(1)); r.Deleted != 1 || r.Copied != 0 {
+						t.Errorf("%+v", r)
+					}
+					if got := c.Holders(d); got != nil {
+						t.Errorf("it is back on %v", ids(got))
+					}
+					time.Sleep(time.Second)
+					if err := o[2].Replicas.Put(t.Context(), d, section(content)); err != nil { // a put ends the deletion
+						t.Fatal(err)
+					}
+					c.Repair(2)
+					belongs(t, c, d, copies)
+				})
+			})
+		}
+	}
+}
+
+// A put made after a deletion by a node whose clock is ahead is kept, wherever
+// the deletion is known.
+func TestPutAfterADeletionOfTheFuture(t *testing.T) {
+	c := storetest.NewCluster(t, 3, nil)
+	content := storetest.Bytes(1000, 1)
+	d := storetest.Digest(content)
+	o := order(c, d)
+	for _, n := range o[1:] {
+		if _, err := n.Replicas.Shelf().Delete(t.Context(), d, time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := o[0].Replicas.Put(t.Context(), d, section(content)); err != nil {
+		t.Fatal(err)
+	}
+	c.Repair(2)
+	belongs(t, c, d, 2)
+	var at []time.Time
+	for _, n := range o[:2] {
+		info, err := n.Replicas.Shelf().Stat(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, info.Modified)
+	}
+	if !at[0].Equal(at[1]) {
+		t.Errorf("the copies are from %v and %v", at[0], at[1])
+	}
+}
+
+// A deleted blob that is open here goes when it is closed.
+func TestDeletedWhileOpen(t *testing.T) {
+	c := storetest.NewCluster(t, 3, nil)
+	content := storetest.Bytes(1000, 1)
+	d := storetest.Digest(content)
+	o := order(c, d)
+	if err := o[0].Replicas.Put(t.Context(), d, section(content)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := o[0].Store.Open(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Kind(t, o[1].Store.Delete(t.Context(), d), lode.Conflict)
+	if _, err := os.Stat(b.Path()); err != nil {
+		t.Errorf("an open blob went away: %v", err)
+	}
+	c.Repair(1)
+	if _, err := os.Stat(b.Path()); err != nil {
+		t.Errorf("repair took an open blob: %v", err)
+	}
+	b.Close()
+	if got := c.Holders(d); got != nil {
+		t.Errorf("closed, it is still on %v", ids(got))
+	}
+}
+
+// Both halves of a cut cluster go on, and agree when it is whole again.
+func TestCutInHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 5, nil)
+		all := blobs(t, c, 20)
+		c.Cut(true, "n1", "n2")
+		for i := range 20 {
+			d, content := put(t, c.Nodes()[i%5], 3000+i, uint64(100+i))
+			all[d] = content
+		}
+		same, content := put(t, c.Nodes()[0], 500, 1000)
+		if again, _ := put(t, c.Nodes()[4], 500, 1000); again != same {
+			t.Fatal("not the same blob")
+		}
+		all[same] = content
+		r := sum(c.Repair(1))
+		if r.Dropped != 0 || r.Deleted != 0 {
+			t.Errorf("in the cut something went: %+v", r)
+		}
+		c.Cut(false, "n1", "n2")
+		c.Repair(1)
+		time.Sleep(61 * time.Minute)
+		c.Repair(2)
+		for d, content := range all {
+			belongs(t, c, d, 2)
+			for _, n := range c.Nodes() {
+				reads(t, n, d, content)
+			}
+		}
+	})
+}
+
+// A node that leaves gives all away and says when it can go.
+func TestLeaving(t *testing.T) {
+	c := storetest.NewCluster(t, 3, nil)
+	all := blobs(t, c, 20)
+	n := c.Nodes()[0]
+	leaves(n)
+	r, err := n.Replicas.Repair(t.Context(), nil)
+	if err != nil || r.Needed != 0 || r.Copied == 0 || r.Short != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	d, content := put(t, n, 1000, 999)
+	all[d] = content
+	if n.Holds(d) {
+		t.Error("a leaving node took a new blob")
+	}
+	n.Kill()
+	n.Wipe()
+	for d, content := range all {
+		reads(t, c.Nodes()[1], d, content)
+		reads(t, c.Nodes()[2], d, content)
+	}
+	// The last that could take anything is away: needed.
+	leaves(c.Nodes()[1])
+	c.Nodes()[2].Kill()
+	if r, err := c.Nodes()[1].Replicas.Repair(t.Context(), nil); err != nil || r.Needed != len(all) {
+		t.Errorf("%+v, %v; want all %d needed", r, err, len(all))
+	}
+}
+
+// Two nodes with other views of the cluster each take the blob for more than
+// wanted here, and the other for where it belongs: one of them stays.
+func TestTwoDropAtOnce(t *testing.T) {
+	for range 20 {
+		var c *storetest.Cluster
+		var lie sync.Map // node: what it leaves out
+		c = storetest.NewCluster(t, 2, func(cfg *store.ReplicasConfig) {
+			cfg.Copies, cfg.DropAfter = 1, time.Nanosecond
+			nodes := cfg.Nodes
+			cfg.Nodes = func() (out []store.NodeState) {
+				for _, n := range nodes() {
+					_, lies := lie.Load(cfg.Self)
+					n.Leaving = lies && n.Node == cfg.Self // each thinks that the other keeps it
+					out = append(out, n)
+				}
+				return out
+			}
+		})
+		content := storetest.Bytes(100, 1)
+		d := storetest.Digest(content)
+		if err := c.Nodes()[0].Replicas.Put(store.WithCopies(t.Context(), 2), d, section(content)); err != nil {
+			t.Fatal(err)
+		}
+		lie.Store(lode.NodeID("n1"), true)
+		lie.Store(lode.NodeID("n2"), true)
+		for range 3 {
+			var wg sync.WaitGroup
+			for _, n := range c.Nodes() {
+				wg.Go(func() {
+					if _, err := n.Replicas.Repair(t.Context(), nil); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		if len(c.Holders(d)) == 0 {
+			t.Fatal("both dropped it")
+		}
+	}
+}
+
+// The number of copies can change with time, both ways.
+func TestWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 5, nil)
+		d, _ := put(t, c.Nodes()[0], 1000, 1)
+		for _, want := range []int{4, 1, 3, 99} {
+			for range 2 {
+				for _, n := range c.Nodes() {
+					if _, err := n.Replicas.Repair(t.Context(), func(lode.Digest) int { return want }); err != nil {
+						t.Error(err)
+					}
+				}
+				time.Sleep(61 * time.Minute)
+			}
+			belongs(t, c, d, min(want, 5))
+		}
+	})
+}
+
+// A spoilt copy where the blob belongs does not count when another is dropped.
+func TestSpoiltCopyKeepsTheSurplus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 3, nil)
+		content := storetest.Bytes(5000, 1)
+		d := storetest.Digest(content)
+		o := order(c, d)
+		if err := o[0].Replicas.Put(store.WithCopies(t.Context(), 3), d, section(content)); err != nil {
+			t.Fatal(err)
+		}
+		c.Repair(1)
+		time.Sleep(2 * time.Hour)
+		spoil(t, o[0].Path(d), false)
+		r, err := o[2].Replicas.Repair(t.Context(), nil)
+		if err != nil || r.Dropped != 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		synctest.Wait()
+		if b, err := os.ReadFile(o[0].Path(d)); err != nil || !bytes.Equal(b, content) {
+			t.Errorf("the spoilt copy was not made again: %v", err)
+		}
+		if r, err = o[2].Replicas.Repair(t.Context(), nil); err != nil || r.Dropped != 1 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// A directory that was a node's own becomes one of a cluster's.
+func TestGrow(t *testing.T) {
+	dir := t.TempDir()
+	alone := open(t, store.Config{Home: openDir(t, dir)})
+	var ds []lode.Digest
+	for i := range 10 {
+		d, err := alone.PutBytes(t.Context(), storetest.Bytes(1000+i, uint64(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds = append(ds, d)
+	}
+	c := storetest.NewCluster(t, 3, func(cfg *store.ReplicasConfig) {
+		if cfg.Self == "n1" {
+			cfg.Local = openDir(t, dir)
+		}
+	})
+	c.Nodes()[0].Dir = dir
+	c.Repair(1)
+	for i, d := range ds {
+		reads(t, c.Nodes()[2], d, storetest.Bytes(1000+i, uint64(i)))
+		if n := len(c.Holders(d)); n < 2 {
+			t.Errorf("blob %d is on %d nodes", i, n)
+		}
+	}
+}
+
+// Repair sends no faster than it may.
+func TestRepairRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 2, func(cfg *store.ReplicasConfig) { cfg.RepairRate = 1 << 20 })
+		c.Nodes()[1].Kill()
+		for i := range 4 {
+			put(t, c.Nodes()[0], 1<<20, uint64(i))
+		}
+		c.Nodes()[1].Start()
+		begin := time.Now()
+		if r := sum(c.Repair(1)); r.Copied != 4 || r.Sent != 4<<20 {
+			t.Errorf("%+v", r)
+		}
+		if took := time.Since(begin); took < 3*time.Second || took > 5*time.Second {
+			t.Errorf("4 MiB at 1 MiB/s took %v", took)
+		}
+	})
+}
+
+func TestScrubRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 1, nil)
+		put(t, c.Nodes()[0], 4<<20, 1)
+		begin := time.Now()
+		did, err := c.Nodes()[0].Replicas.Scrub(t.Context(), 1<<20)
+		if err != nil || did.Blobs != 1 || did.Bytes != 4<<20 || did.Bad != 0 {
+			t.Errorf("%+v, %v", did, err)
+		}
+		if took := time.Since(begin); took < 3*time.Second || took > 5*time.Second {
+			t.Errorf("4 MiB at 1 MiB/s took %v", took)
+		}
+	})
+}
+
+// Put, delete, read, repair and scrub at once, on all nodes: no put that was
+// not followed by a deletion is lost, and in the end all agree.
+func TestAllAtOnce(t *testing.T) {
+	c := storetest.NewCluster(t, 3, func(cfg *store.ReplicasConfig) { cfg.DropAfter = time.Nanosecond })
+	stay := blobs(t, c, 6)
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, n := range c.Nodes() {
+		wg.Go(func() { // repair
+			for ctx.Err() == nil {
+				n.Replicas.Repair(ctx, nil)
+				n.Replicas.Scrub(ctx, 0)
+			}
+		})
+		wg.Go(func() { // come and go
+			for k := uint64(0); ctx.Err() == nil; k++ {
+				d, err := n.Store.PutBytes(ctx, storetest.Bytes(1000, 500+k%3))
+				if err == nil && k%2 == 0 {
+					n.Store.Delete(ctx, d)
+				}
+			}
+		})
+		wg.Go(func() { // read what stays
+			for ctx.Err() == nil {
+				for d, want := range stay {
+					got, err := n.Store.ReadAll(ctx, d, 1<<20)
+					if ctx.Err() == nil && (err != nil || !bytes.Equal(got, want)) {
+						t.Errorf("node %d: %d bytes, %v", i, len(got), err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.Repair(3)
+	for d := range stay {
+		belongs(t, c, d, 2)
+	}
+	for _, n := range c.Nodes() {
+		for info, err := range n.Replicas.Shelf().List(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			belongs(t, c, info.Digest, 2)
+		}
+	}
+}
+
+// history is a random life of a cluster.
+type history struct {
+	t     *testing.T
+	c     *storetest.Cluster
+	rnd   *rand.Rand
+	kept  map[lode.Digest][]byte // acknowledged, not deleted
+	dead  map[lode.Digest]bool   // deleted, not put again
+	lost  int                    // nodes whose disk was lost since the last repair, or that are down
+	seeds uint64
+}
+
+// TestHistory: an acknowledged blob can be read as long as fewer than copies
+// of the nodes were lost since the last repair; what was deleted stays deleted.
+func TestHistory(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				nodes, copies := 3+int(seed%3), 2+int(seed/3%2)
+				h := &history{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kept: map[lode.Digest][]byte{}, dead: map[lode.Digest]bool{},
+					c: storetest.NewCluster(t, nodes, func(cfg *store.ReplicasConfig) { cfg.Copies, cfg.RepairRate = copies, 1<<30 })}
+				for range 120 {
+					h.step(copies)
+					time.Sleep(time.Duration(h.rnd.IntN(20)) * time.Minute)
+				}
+				h.check()
+				h.mend()
+				for d := range h.kept {
+					belongs(t, h.c, d, copies)
+				}
+				for d := range h.dead {
+					if got := h.c.Holders(d); got != nil {
+						t.Errorf("deleted blob %s is on %v", d.Short(), ids(got))
+					}
+				}
+			})
+		})
+	}
+}
+
+// up is a running node.
+func (h *history) up() *storetest.Node {
+	for {
+		if n := h.c.Nodes()[h.rnd.IntN(len(h.c.Nodes()))]; !n.Down() {
+			return n
+		}
+	}
+}
+
+func (h *history) step(copies int) {
+	t := h.t
+	switch h.rnd.IntN(12) {
+	case 0, 1, 2:
+		h.seeds++
+		d, content := put(t, h.up(), 100+h.rnd.IntN(200_000), h.seeds)
+		h.kept[d] = content
+		delete(h.dead, d)
+	case 3: // delete one, or put a deleted one again
+		for d := range h.kept {
+			if err := h.up().Store.Delete(t.Context(), d); err != nil {
+				t.Errorf("delete: %v", err)
+			}
+			delete(h.kept, d)
+			h.dead[d] = true
+			break
+		}
+	case 4, 5: // a node dies, perhaps with its disk
+		if h.lost >= copies-1 {
+			return
+		}
+		n := h.up()
+		n.Kill()
+		h.lost++
+		if h.rnd.IntN(3) == 0 {
+			n.Wipe()
+		}
+		if h.rnd.IntN(2) == 0 {
+			gone(n)
+		}
+	case 6:
+		for _, n := range h.c.Nodes() {
+			n.Start() // its disk may be empty: it counts as lost until a repair
+		}
+	case 7: // a byte flips; with every other copy of that blob alive
+		if h.lost > 0 {
+			return
+		}
+		for d := range h.kept {
+			holders := h.c.Holders(d)
+			if len(holders) < 2 {
+				t.Errorf("blob %s is on %v", d.Short(), ids(holders))
+				return
+			}
+			spoil(t, holders[h.rnd.IntN(len(holders))].Path(d), h.rnd.IntN(2) == 0)
+			reads(t, h.up(), d, h.kept[d])
+			break
+		}
+		h.mend()
+	case 8:
+		h.mend()
+	case 9:
+		h.c.Repair(1)
+	default:
+		h.check()
+	}
+}
+
+// mend brings all nodes back and repairs until nothing is to do.
+func (h *history) mend() {
+	for _, n := range h.c.Nodes() {
+		n.Start()
+	}
+	for _, n := range h.c.Nodes() {
+		if _, err := n.Replicas.Scrub(h.t.Context(), 0); err != nil {
+			h.t.Error(err)
+		}
+	}
+	h.c.Repair(1)
+	time.Sleep(2 * time.Hour)
+	h.c.Repair(2)
+	h.lost = 0
+}
+
+// check reads everything, through a node that has nothing cached.
+func (h *history) check() {
+	n := h.up()
+	os.RemoveAll(n.Dir + "/cache/blobs")
+	if err := os.Mkdir(n.Dir+"/cache/blobs", 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	for _, d := range slices.SortedFunc(keys(h.kept), func(a, b lode.Digest) int { return bytes.Compare(a[:], b[:]) }) {
+		reads(h.t, n, d, h.kept[d])
+	}
+}
+
+func keys(m map[lode.Digest][]byte) func(func(lode.Digest) bool) {
+	return func(yield func(lode.Digest) bool) {
+		for d := range m {
+			if !yield(d) {
+				return
+			}
+		}
+	}
+}
