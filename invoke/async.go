@@ -55,6 +55,7 @@ type entry struct {
 	cycle    int
 	attempts int
 	ended    time.Time
+	idem     string          // SHA-256 of its idempotency key; "": none, or it has not ended
 	rev      uint64          // of its record; 0: it has none
 	done     chan struct{}   // closed when it ended
 	cancel   func(err error) // while running
@@ -98,7 +99,7 @@ func openCalls(ctx context.Context, k *Keeper) (*calls, error) {
 func entryOf(r *record, rev uint64) *entry {
 	w := &r.Work
 	e := &entry{key: w.key(), ns: w.Namespace, fn: w.Function, id: w.ID, trigger: w.Trigger, state: r.State, dead: r.Dead, cycle: w.Cycle,
-		attempts: r.Attempts, ended: r.Ended, rev: rev, done: make(chan struct{})}
+		attempts: r.Attempts, ended: r.Ended, idem: w.Key, rev: rev, done: make(chan struct{})}
 	close(e.done)
 	return e
 }
@@ -471,7 +472,7 @@ func (c *calls) ended(r *record, rev uint64) {
 		return
 	}
 	e.state, e.dead, e.attempts, e.ended, e.trigger = r.State, r.Dead, r.Attempts, r.Ended, r.Work.Trigger
-	e.rev = rev
+	e.idem, e.rev = r.Work.Key, rev
 	cancel := e.cancel
 	e.cancel = nil
 	close(e.done)

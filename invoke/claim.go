@@ -51,7 +51,7 @@ func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) 
 		if c.id == "" {
 			c.id = lode.NewInvocationID(time.Now())
 		}
-		if k.s.cfg.Alive != nil || r != nil {
+		if k.shared() || r != nil {
 			if err := k.make(ctx, c); wasFirst(err) {
 				continue
 			} else if err != nil {
@@ -69,6 +69,11 @@ func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) 
 		}
 		// The claim was taken over: what the other kept is the answer.
 	}
+}
+
+// shared reports whether another node may get the same key.
+func (k *keys) shared() bool {
+	return k.s.cfg.Alive != nil && (k.s.cfg.Alone == nil || !k.s.cfg.Alone())
 }
 
 // runs reports whether the claim of r is to be waited for.
@@ -155,21 +160,26 @@ func (k *keys) settle(ctx context.Context, c *claim, r *keyRecord, body []byte) 
 	if r.Answer, r.Chunks, err = putChunks(ctx, k.bodies, chunksOf(c.key, c.id), body); err != nil {
 		return err
 	}
-	r.Created = k.now().UTC()
-	_, err = k.writeKey(ctx, c.key, r, c.rev)
-	if !wasFirst(err) {
+	for r.Created = k.now().UTC(); ; {
+		if _, err = k.writeKey(ctx, c.key, r, c.rev); !wasFirst(err) {
+			return err
+		}
+		switch now, rev, e := k.readKey(ctx, c.key); {
+		case e != nil:
+			return e
+		case now != nil && now.ID == c.id && !now.Running:
+			return nil // an earlier try came through without saying so
+		case now == nil || now.ID == c.id:
+			c.rev = rev // nobody else's: the table was moved, and counts anew
+			continue
+		}
+		if r.Chunks > 0 {
+			if e := dropAll(ctx, k.bodies, chunksOf(c.key, c.id)+"/"); e != nil {
+				k.s.cfg.Logger.Warn("the pieces of an answer that came too late are not dropped", "err", e)
+			}
+		}
 		return err
 	}
-	// An earlier try may have come through without saying so.
-	if now, _, e := k.readKey(ctx, c.key); e == nil && now != nil && now.ID == c.id && !now.Running {
-		return nil
-	}
-	if r.Chunks > 0 {
-		if e := dropAll(ctx, k.bodies, chunksOf(c.key, c.id)+"/"); e != nil {
-			k.s.cfg.Logger.Warn("the pieces of an answer that came too late are not dropped", "err", e)
-		}
-	}
-	return err
 }
 
 // release takes the claim out of the table, if it is there and still this

@@ -47,13 +47,18 @@ type work struct {
 	Created   time.Time         `json:"created"`
 	Cycle     int               `json:"cycle,omitempty"`  // how often it was replayed
 	Chunks    int               `json:"chunks,omitempty"` // of the body, in the table
+	Key       string            `json:"key,omitempty"`    // SHA-256 of its idempotency key
 }
 
 func workOf(req *lode.Request, now time.Time) *work {
 	t := continueTrace(req.Trace)
-	return &work{ID: req.ID, Namespace: req.Namespace, Function: req.Function, Alias: req.Alias, Handler: req.Handler, Trigger: req.Trigger,
+	w := &work{ID: req.ID, Namespace: req.Namespace, Function: req.Function, Alias: req.Alias, Handler: req.Handler, Trigger: req.Trigger,
 		Method: req.Method, Path: req.Path, Head: req.Head, Deadline: req.Deadline, Trace: t.Traceparent(), Caller: req.Caller, Depth: req.Depth,
 		Created: now.UTC().Truncate(time.Millisecond)}
+	if req.IdempotencyKey != "" {
+		w.Key = sum([]byte(req.IdempotencyKey))
+	}
+	return w
 }
 
 func (w *work) request(attempt int, body []byte) *lode.Request {

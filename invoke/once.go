@@ -32,6 +32,9 @@ type keyRecord struct {
 	Body    string            `json:"body"`    // SHA-256 of the request's body
 	Created time.Time         `json:"created"` // when it was claimed, or answered
 
+	// Over: what was submitted has ended, and was dropped before its time.
+	Over bool `json:"over,omitempty"`
+
 	Running     bool        `json:"running,omitempty"`
 	Node        lode.NodeID `json:"node,omitempty"`        // where it came in
 	Incarnation string      `json:"incarnation,omitempty"` // of that node
@@ -45,7 +48,11 @@ type keyRecord struct {
 }
 
 func keyOf(kind string, req *lode.Request) string {
-	return kind + "/" + string(req.Namespace) + "/" + string(req.Function) + "/" + sum([]byte(req.IdempotencyKey))
+	return keyFor(kind, req.Namespace, req.Function, sum([]byte(req.IdempotencyKey)))
+}
+
+func keyFor(kind string, ns lode.Namespace, fn lode.Name, hash string) string {
+	return kind + "/" + string(ns) + "/" + string(fn) + "/" + hash
 }
 
 func sum(b []byte) string {
@@ -132,7 +139,7 @@ func (c *calls) claimKey(ctx context.Context, req *lode.Request, body []byte) (i
 				return "", false, keyReused(req.IdempotencyKey)
 			}
 			// Not known: the node died before it was queued, so it is now.
-			return r.ID, c.knows(callKey(req.Namespace, r.ID)), nil
+			return r.ID, r.Over || c.knows(callKey(req.Namespace, r.ID)), nil
 		}
 		_, err = c.writeKey(ctx, key, &keyRecord{ID: req.ID, Body: hash, Created: c.now().UTC()}, rev)
 		if !wasFirst(err) {

@@ -252,16 +252,13 @@ func (k *Keeper) QueueState(_ context.Context, ns lode.Namespace, name lode.Name
 func (c *consumer) run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	width := c.k.s.gate.slots
-	if l := c.rev.Load().Function.Limits; l.ScaleMax > 0 {
-		width = min(width, l.ScaleMax*max(1, l.Each))
-	}
-	free := make(chan struct{}, width)
+	var under atomic.Int64
+	ended := make(chan struct{}, 1)
 	for {
-		select {
-		case free <- struct{}{}:
-		case <-ctx.Done():
-			return
+		for under.Load() >= int64(c.width()) {
+			if !waitFor(ctx, ended, callPause) {
+				return
+			}
 		}
 		ds, err := c.pull(ctx)
 		if ctx.Err() != nil && len(ds) == 0 {
@@ -272,14 +269,31 @@ func (c *consumer) run(ctx context.Context) {
 			pause(ctx, callPause)
 		}
 		if len(ds) == 0 {
-			<-free
 			continue
 		}
+		under.Add(1)
 		running.Go(func() {
-			defer func() { <-free }()
 			c.batch(ds)
+			under.Add(-1)
+			select {
+			case ended <- struct{}{}:
+			default:
+			}
 		})
 	}
+}
+
+// width is how many batches run at once: as many as the nodes have slots, and
+// no more than the function may be scaled to.
+func (c *consumer) width() int {
+	w := c.k.s.gate.slots
+	if sp := c.k.s.spread; sp != nil {
+		w *= max(1, len(sp.peers.Nodes()))
+	}
+	if l := &c.rev.Load().Function.Limits; l.ScaleMax > 0 {
+		w = min(w, l.ScaleMax*max(1, l.Each))
+	}
+	return w
 }
 
 // pull gets a batch: what is there, and within Wait what comes.

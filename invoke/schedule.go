@@ -30,16 +30,18 @@ type schedules struct {
 type jobRecord struct {
 	Last time.Time         `json:"last"` // the last due time that was run, or when the schedule was first seen
 	ID   lode.InvocationID `json:"id"`   // of that run; empty = none
+	// Queued: the run was queued. Else it may not have been: then it is, unless
+	// it is known.
+	Queued bool `json:"queued,omitempty"`
 }
 
 type job struct {
 	jobRecord
 	target
-	key    string
-	rev    uint64 // of its record; 0: it has none
-	plan   *plan  // nil: not in the catalog as far as is known
-	queued bool   // the run of ID is known to be queued
-	bad    bool   // it cannot be followed, as was logged
+	key  string
+	rev  uint64 // of its record; 0: it has none
+	plan *plan  // nil: not in the catalog as far as is known
+	bad  bool   // it cannot be followed, as was logged
 }
 
 func openSchedules(ctx context.Context, k *Keeper) (*schedules, error) {
@@ -144,7 +146,7 @@ func (c *schedules) look(j *job) time.Duration {
 	if j.plan == nil {
 		return cronLook
 	}
-	if j.ID != "" && !j.queued && !c.queue(j) {
+	if j.ID != "" && !j.Queued && !c.queue(j) {
 		return time.Second
 	}
 	if j.ID != "" && c.runs(j) {
@@ -171,12 +173,12 @@ func (c *schedules) look(j *job) time.Duration {
 // fire notes a run of j and queues it.
 func (c *schedules) fire(j *job, t tick, now time.Time) time.Duration {
 	before := j.jobRecord
-	j.Last, j.ID, j.queued = t.due, lode.NewInvocationID(now), false
+	j.Last, j.ID, j.Queued = t.due, lode.NewInvocationID(now), false
 	mine := j.ID
 	switch {
 	case c.write(j):
 	case j.ID == mine:
-		j.jobRecord, j.queued = before, true
+		j.jobRecord = before
 		return time.Second
 	default:
 		return time.Millisecond // another Keeper's run: look at it
@@ -195,21 +197,20 @@ func (c *schedules) runs(j *job) bool {
 	return err == nil && !e.over()
 }
 
-// queue makes sure that the run of j is asynchronous work. One that is not
-// known after a restart was never queued, unless it is so old that its result
-// was dropped.
+// queue makes sure that the run of j is asynchronous work, and notes it. One
+// that is neither noted nor known after a restart was never queued, unless it is
+// so old that its result was dropped.
 func (c *schedules) queue(j *job) bool {
-	if _, err := c.k.calls.lookup(j.ns, j.ID); err == nil || c.now().Sub(j.Last) > c.k.cfg.KeepResults {
-		j.queued = true
-		return true
+	if _, err := c.k.calls.lookup(j.ns, j.ID); err != nil && c.now().Sub(j.Last) <= c.k.cfg.KeepResults {
+		w := workOf(&lode.Request{ID: j.ID, Namespace: j.ns, Function: j.name, Trigger: lode.TriggerSchedule,
+			Head: []lode.Pair{{Key: ":schedule", Value: j.Last.Format(time.RFC3339)}}}, c.now())
+		if err := c.k.calls.put(c.k.base, w, nil); err != nil {
+			c.logged(err, j)
+			return false
+		}
 	}
-	w := workOf(&lode.Request{ID: j.ID, Namespace: j.ns, Function: j.name, Trigger: lode.TriggerSchedule,
-		Head: []lode.Pair{{Key: ":schedule", Value: j.Last.Format(time.RFC3339)}}}, c.now())
-	if err := c.k.calls.put(c.k.base, w, nil); err != nil {
-		c.logged(err, j)
-		return false
-	}
-	j.queued = true
+	j.Queued = true
+	c.write(j) // where it fails, the next keeper looks whether the run is known
 	return true
 }
 
@@ -229,7 +230,7 @@ func (c *schedules) write(j *job) bool {
 	}
 	c.logged(err, j)
 	want := j.jobRecord
-	return c.reload(j) && j.ID == want.ID && j.Last.Equal(want.Last)
+	return c.reload(j) && j.ID == want.ID && j.Last.Equal(want.Last) && j.Queued == want.Queued
 }
 
 // reload makes j what its record says: another Keeper wrote it, or a write
@@ -243,7 +244,7 @@ func (c *schedules) reload(j *job) bool {
 	if j.rev = e.Rev; !ok || json.Unmarshal(e.Value, &r) != nil {
 		return false
 	}
-	j.jobRecord, j.queued = r, false
+	j.jobRecord = r
 	return true
 }
 

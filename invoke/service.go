@@ -37,6 +37,10 @@ type Config struct {
 	// idempotency key of a request is claimed in Tables before it runs, so that
 	// of several nodes that get it one runs it.
 	Alive func(node lode.NodeID, incarnation string) bool
+	// Alone reports whether this node is the only member of its cluster, so
+	// that keys need no claim. It answers from memory. Nil: it is not, where
+	// there is Alive.
+	Alone func() bool
 	// Peers are the nodes of the cluster, to which invocations are spread. Nil:
 	// this node runs what comes to it.
 	Peers Peers

@@ -110,6 +110,11 @@ func (c *calls) drop(e *entry) error {
 			return err
 		}
 	}
+	if e.idem != "" {
+		if err := c.outlive(e); err != nil {
+			return err
+		}
+	}
 	err = c.table.Delete(c.k.base, e.key, e.rev)
 	if lode.KindOf(err) == lode.Precondition {
 		return c.refresh(e)
@@ -127,6 +132,21 @@ func (c *calls) drop(e *entry) error {
 		return c.keys.Delete(c.k.base, markPrefix+e.key, mark)
 	}
 	return nil
+}
+
+// outlive has the key of a call that is dropped before its time go on to tell
+// that the call was there.
+func (c *calls) outlive(e *entry) error {
+	key := keyFor("a", e.ns, e.fn, e.idem)
+	r, rev, err := c.readKey(c.k.base, key)
+	if err != nil || r == nil || r.ID != e.id || r.Over {
+		return err
+	}
+	r.Over = true
+	if _, err = c.writeKey(c.k.base, key, r, rev); wasFirst(err) {
+		return nil // it was forgotten and used again meanwhile
+	}
+	return err
 }
 
 // forget drops the entry, if it is still what e was.

@@ -127,7 +127,7 @@ func (s *submission) request() (*lode.Request, error) {
 
 func submissionOf(req *lode.Request) *submission {
 	s := &submission{Work: *workOf(req, time.Time{}), Key: req.IdempotencyKey}
-	s.Work.Trace = req.Trace
+	s.Work.Trace, s.Work.Key = req.Trace, ""
 	return s
 }
 
