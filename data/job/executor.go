@@ -166,8 +166,8 @@ func (w *work) all(ctx context.Context) (reduce.State, error) {
 	if err := eg.Wait(); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, lode.Errorf(lode.Cancelled, "job %s: %w", w.g.Job, err)
+	if w.now().Shards < len(w.g.Shards) { // the loop broke off
+		return nil, lode.Errorf(lode.Cancelled, "job %s: %w", w.g.Job, context.Cause(ctx))
 	}
 	return t.result(w.red.Zero()), nil
 }

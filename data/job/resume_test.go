@@ -109,7 +109,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-hangs // shard 4, so 0 to 3 are done
-	checkpointed(t, w, j.ID)
+	checkpointedAt(t, w.cfg.Registers, j.ID)
 	f := &funcs{mapper: countLines}
 	w.cfg.Runner = f
 	s := w.open()
@@ -121,25 +121,6 @@ func TestKilled(t *testing.T) {
 	}
 	if calls := f.attempts(); len(calls) >= shards {
 		t.Errorf("worked again on %v", calls)
-	}
-}
-
-// checkpointed waits until a job's register names a checkpoint.
-func checkpointed(t *testing.T, w *world, id string) {
-	t.Helper()
-	for {
-		value, _, _, err := w.cfg.Registers.Get(t.Context(), "default/"+id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var j job.Job
-		if err := json.Unmarshal(value, &j); err != nil {
-			t.Fatal(err)
-		}
-		if !j.Checkpoint.IsZero() {
-			return
-		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -128,13 +129,16 @@ func (r *run) work(ctx context.Context) outcome {
 	return r.persist()
 }
 
-// persist writes the job's register, with some patience: the job has ended,
-// only its end is not known yet. If it stays unwritten, the job is run again
-// at the next start.
+// persist writes the job's register until it is written: the job has ended,
+// only its end is not known yet. When these Jobs end before, the job is run
+// again by the next.
 func (r *run) persist() outcome {
-	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	for wait := 10 * time.Millisecond; ; wait *= 2 {
+	defer context.AfterFunc(r.jobs.ctx, func() { // a last chance, which Close waits for
+		time.AfterFunc(time.Second, stop)
+	})()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		r.mu.Lock()
 		job := r.settled()
 		r.mu.Unlock()
@@ -147,7 +151,7 @@ func (r *run) persist() outcome {
 		}
 		r.jobs.cfg.Log.Warn("a job's state could not be written", "job", r.id, "err", err)
 		select {
-		case <-time.After(wait):
+		case <-time.After(wait/2 + rand.N(wait)):
 		case <-ctx.Done():
 			return stopped
 		}
