@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"lode"
@@ -145,11 +146,12 @@ type JoinToken struct {
 	Command string    `json:"command"` // what to run on the new node
 }
 
-// JoinCommand is what to run on a new node. A node on loopback is joined by
-// another on the same machine, which needs ports and a folder of its own.
+// JoinCommand is what to run on a new node; address is that of a gateway. A
+// node on loopback is joined by another on the same machine, which needs ports
+// and a folder of its own.
 func JoinCommand(address, token string, loopback bool) string {
 	if loopback {
 		return "lode up --port 5733 -d DIR --join " + address + " --token " + token
 	}
-	return "lode up --bind ADDRESS --join " + address + " --token " + token
+	return "lode up --bind ADDRESS --join " + strings.TrimSuffix(address, ":5633") + " --token " + token
 }

@@ -173,7 +173,7 @@ func TestJoinTokens(t *testing.T) {
 	w := newWorldOf(t, newMachines("a"))
 	ctx := t.Context()
 	k, err := w.Client.CreateJoinToken(ctx, api.JoinSpec{})
-	if err != nil || k.Uses != 1 || time.Until(k.Expires) > api.StdJoinFor || !strings.Contains(k.Command, "--join 10.0.0.1:5633 --token lj1.") {
+	if err != nil || k.Uses != 1 || time.Until(k.Expires) > api.StdJoinFor || !strings.Contains(k.Command, "--join 10.0.0.1 --token lj1.") {
 		t.Fatalf("%+v %v", k, err)
 	}
 	for _, s := range []api.JoinSpec{{Uses: -1}, {Uses: 101}, {For: -1 * time.Second}, {For: 8 * 24 * time.Hour}, {For: 100 * 365 * 24 * time.Hour}} {

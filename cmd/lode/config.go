@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -38,12 +39,14 @@ type savedNode struct {
 }
 
 // current is the pointer that lode up and lode dev leave for later commands:
-// one JSON object, removed when the node stops.
+// one JSON object, removed when the node stops. The nodes that were started
+// before it and still run are in it too, the newest first.
 type current struct {
-	URL       string `json:"url"`
-	Dir       string `json:"dir"`
-	TokenFile string `json:"token_file"`
-	PID       int    `json:"pid"`
+	URL       string    `json:"url"`
+	Dir       string    `json:"dir"`
+	TokenFile string    `json:"token_file"`
+	PID       int       `json:"pid"`
+	Others    []current `json:"others,omitempty"`
 }
 
 func (c *cli) home(xdg, fallback string) string {
@@ -125,33 +128,56 @@ func writePrivate(path string, b []byte) error {
 	return nil
 }
 
-// setCurrent writes the pointer and returns what takes it away again.
+// setCurrent writes the pointer and returns what takes the node out of it.
 func (c *cli) setCurrent(cur current) func() {
-	before, had := c.readCurrent()
-	b, _ := json.Marshal(cur)
-	if err := writePrivate(c.currentPath(), append(b, '\n')); err != nil {
+	if err := c.writeRunning(append([]current{cur}, c.running()...)); err != nil {
 		c.hint("later commands will not find this node by themselves: %v", err)
 		return func() {}
 	}
 	return func() {
-		if now, ok := c.readCurrent(); !ok || now.PID != cur.PID || now.URL != cur.URL {
-			return
-		}
-		os.Remove(c.currentPath())
-		if had && alive(before.PID) { // a node that was there before, and still is
-			b, _ := json.Marshal(before)
-			writePrivate(c.currentPath(), append(b, '\n'))
+		rest := slices.DeleteFunc(c.running(), func(n current) bool { return n.PID == cur.PID && n.URL == cur.URL })
+		if err := c.writeRunning(rest); err != nil {
+			c.hint("%s still names this node: %v", c.currentPath(), err)
 		}
 	}
 }
 
-// readCurrent finds the node that was started last, if it still runs.
-func (c *cli) readCurrent() (cur current, ok bool) {
-	b, err := os.ReadFile(c.currentPath())
-	if err != nil || json.Unmarshal(b, &cur) != nil || cur.URL == "" {
-		return cur, false
+// writeRunning writes the pointer for the nodes that run, the newest first.
+func (c *cli) writeRunning(nodes []current) error {
+	if len(nodes) == 0 {
+		if err := os.Remove(c.currentPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
 	}
-	return cur, alive(cur.PID)
+	top := nodes[0]
+	top.Others = nodes[1:]
+	b, err := json.Marshal(top)
+	if err != nil {
+		return err
+	}
+	return writePrivate(c.currentPath(), append(b, '\n'))
+}
+
+// running lists the nodes that this user started here and that still run, the
+// newest first.
+func (c *cli) running() []current {
+	b, err := os.ReadFile(c.currentPath())
+	var top current
+	if err != nil || json.Unmarshal(b, &top) != nil {
+		return nil
+	}
+	all := append([]current{top}, top.Others...)
+	all[0].Others = nil
+	return slices.DeleteFunc(all, func(n current) bool { return n.URL == "" || !alive(n.PID) })
+}
+
+// readCurrent finds the node that was started last, if one still runs.
+func (c *cli) readCurrent() (cur current, ok bool) {
+	if all := c.running(); len(all) > 0 {
+		return all[0], true
+	}
+	return cur, false
 }
 
 // alive reports whether a process is there; one of another user is.
@@ -202,11 +228,13 @@ func (c *cli) local(out api.Config) api.Config {
 			return out
 		}
 	}
-	cur, running := c.readCurrent()
-	if running && (out.URL == "" || sameURL(out.URL, cur.URL)) {
-		out.URL = cur.URL
-		if out.Token == "" {
-			out.Token = readToken(cur.TokenFile)
+	for _, n := range c.running() {
+		if out.URL == "" || sameURL(out.URL, n.URL) {
+			out.URL = n.URL
+			if out.Token == "" {
+				out.Token = readToken(n.TokenFile)
+			}
+			break
 		}
 	}
 	if out.URL == "" {

@@ -21,33 +21,57 @@ import (
 
 func (c *cli) doctorCmd() *cobra.Command {
 	var dir string
+	var whole bool
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check this machine, and the node on it", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
 				dir = c.dataDir()
 			}
-			checks := c.examine(cmd.Context(), dir)
-			t := &table{}
-			failed := false
-			for _, k := range checks {
-				t.add(k.State, k.Name, k.Detail)
-				if k.State != api.CheckOK {
-					t.add("", "", "-> "+k.Advice)
-				}
-				failed = failed || k.State == api.CheckFail
+			if !whole {
+				return c.showChecks(c.examine(cmd.Context(), dir), false)
 			}
-			if err := c.show(api.List[api.Check]{Items: checks}, t); err != nil {
+			client, err := c.api()
+			if err != nil {
 				return err
 			}
-			if failed {
-				return exitCode(1)
+			l, err := client.DoctorCluster(cmd.Context())
+			if err != nil {
+				return err
 			}
-			return nil
+			return c.showChecks(l.Items, true)
 		},
 	}
+	cmd.Flags().BoolVar(&whole, "cluster", false, "every node of the cluster, and the cluster as a whole, instead of this machine")
 	cmd.Flags().StringVarP(&dir, "dir", "d", "", "data folder to check (LODE_DIR)")
 	return cmd
+}
+
+// showChecks prints checks, with the nodes that they are of; one that failed is
+// exit code 1.
+func (c *cli) showChecks(checks []api.Check, nodes bool) error {
+	t := &table{}
+	failed := false
+	add := func(node string, cells ...string) {
+		if nodes {
+			cells = append([]string{cells[0], node}, cells[1:]...)
+		}
+		t.add(cells...)
+	}
+	for _, k := range checks {
+		add(first(k.Node, "cluster"), k.State, k.Name, k.Detail)
+		if k.State != api.CheckOK {
+			add("", "", "", "-> "+k.Advice)
+		}
+		failed = failed || k.State == api.CheckFail
+	}
+	if err := c.show(api.List[api.Check]{Items: orEmpty(checks)}, t); err != nil {
+		return err
+	}
+	if failed {
+		return exitCode(1)
+	}
+	return nil
 }
 
 // examine runs every check, and asks the node if there is one.

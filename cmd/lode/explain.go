@@ -69,12 +69,13 @@ func (c *cli) printExplanation(v api.Explanation) error {
 func candidateTable(all []api.Candidate) *table {
 	t := &table{head: []string{"  NODE", "START", "= HOP", "+ WAIT", "+ DATA", "+ CODE", "RUN", ""}}
 	for _, k := range all {
+		if k.Refused != "" {
+			t.add("  "+k.Node, "-", "-", "-", "-", "-", "-", "refused: "+k.Refused)
+			continue
+		}
 		verdict := ""
-		switch {
-		case k.Chosen:
+		if k.Chosen {
 			verdict = "chosen"
-		case k.Refused != "":
-			verdict = "refused: " + k.Refused
 		}
 		t.add("  "+k.Node, span(k.Start()), span(k.Hop), span(k.Wait), span(k.Data), span(k.Code), span(k.Run), verdict)
 	}

@@ -90,7 +90,7 @@ func linkText(l *api.Link, now time.Time) string {
 	case l.LostSince.IsZero():
 		return "lost"
 	}
-	return "lost " + span(now.Sub(l.LostSince))
+	return "lost " + span(now.Sub(l.LostSince).Truncate(time.Second))
 }
 
 // clusterLines is what stands beside the table of nodes.
