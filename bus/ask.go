@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +22,18 @@ type answer struct {
 	Layout Layout `json:"layout,omitzero"` // the present one of who answers
 	// Voting says that who answers runs the server of that layout.
 	Voting bool   `json:"voting,omitempty"`
-	Kind   string `json:"kind,omitempty"` // of an error
-	Error  string `json:"error,omitempty"`
+	Moving uint64 `json:"moving,omitempty"` // the generation that who answers is making
+	// Streams of state: what the node's own server of q.Layout holds.
+	Streams map[string]held `json:"streams,omitempty"`
+	Kind    string          `json:"kind,omitempty"` // of an error
+	Error   string          `json:"error,omitempty"`
+}
+
+// held is one node's own copy of a stream.
+type held struct {
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
+	Msgs  uint64 `json:"msgs"`
 }
 
 const (
@@ -79,20 +88,6 @@ func (b *Bus) askAll(ctx context.Context, to []lode.NodeID, q question, wait tim
 	return out
 }
 
-// others are the nodes of the cluster without this one.
-func (b *Bus) others() []lode.NodeID {
-	if b.cfg.Cluster == nil {
-		return nil
-	}
-	known := b.cfg.Cluster.Known()
-	for _, m := range b.Layout().Members {
-		if !slices.Contains(known, m.Node) {
-			known = append(slices.Clone(known), m.Node)
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(known), func(n lode.NodeID) bool { return n == b.cfg.Node })
-}
-
 // Handle answers a question of another node's bus.
 func (b *Bus) Handle(ctx context.Context, from lode.NodeID, msg []byte) ([]byte, error) {
 	var q question
@@ -105,6 +100,12 @@ func (b *Bus) Handle(ctx context.Context, from lode.NodeID, msg []byte) ([]byte,
 	}
 	a.Layout = b.Layout()
 	a.Voting = b.instance(a.Layout.Generation) != nil
+	if q.Op == "state" {
+		a.Streams = b.instance(q.Layout.Generation).holds()
+	}
+	b.mu.Lock()
+	a.Moving = b.moving
+	b.mu.Unlock()
 	return json.Marshal(a)
 }
 
@@ -115,10 +116,10 @@ func (b *Bus) handle(ctx context.Context, q question) error {
 	default:
 	}
 	switch q.Op {
-	case "layout":
+	case "layout", "state":
 		return nil
 	}
-	return lode.Errorf(lode.Unavailable, "the bus of this node does not know what %q is", q.Op).WithHint("run the same version of Lode on all nodes")
+	return b.takePart(ctx, q)
 }
 
 // doubt has the others asked for the layout soon: something was not where it
@@ -145,6 +146,14 @@ func (b *Bus) tend() {
 	defer look.Stop()
 	for {
 		b.learn()
+		if b.gate.frozen() == nil && b.nc.IsConnected() {
+			// Nobody holds this node back: if there is a move, it has ended.
+			ctx, cancel := context.WithTimeout(b.ctx, 3*callWait)
+			if err := b.recover(ctx); err != nil {
+				b.cfg.Logger.Debug("bus: look for a move that was left", "err", err)
+			}
+			cancel()
+		}
 		select {
 		case <-b.closed:
 			return
@@ -166,14 +175,4 @@ func (b *Bus) learn() {
 			b.cfg.Logger.Error("bus: the layout that another node follows cannot be taken over", "node", n, "err", err)
 		}
 	}
-}
-
-// adopt follows a layout that is committed, if it is newer than the own one.
-func (b *Bus) adopt(l Layout) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if l.Generation <= b.layout.Generation {
-		return nil
-	}
-	return nil
 }

@@ -117,9 +117,13 @@ type Bus struct {
 	wonder chan struct{} // one token: the layout may have changed
 	copies int           // with Remote: of everything
 
+	busy      sync.Mutex // a Move is under way here
+	switching sync.Mutex // held while the layout or the instances change
+
 	mu        sync.Mutex
 	layout    Layout
 	instances map[uint64]*instance // by generation
+	moving    uint64               // the generation that a Move here is making
 	listener  net.Listener         // for routes
 	again     chan struct{}        // closed when the connection was made anew
 	opened    uint64

@@ -48,7 +48,7 @@ func newWorld(t testing.TB) *world {
 		log: slog.New(slog.DiscardHandler), addrs: make(map[lode.NodeID]string), cut: make(map[lode.NodeID]bool),
 		certs: make(map[lode.NodeID]tls.Certificate), conns: make(map[lode.NodeID][]net.Conn)}
 	if testing.Verbose() {
-		w.log = slog.Default()
+		w.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	return w
 }
@@ -229,13 +229,13 @@ func TestClient(t *testing.T) {
 	for i := range 10 {
 		must(here.Put(ctx, "k", fmt.Append(nil, "later ", i)))(t)
 	}
-	for i := 0; i < 10; {
+	for last := uint64(0); ; {
 		ch := must(watch.Next(ctx))(t)
-		if string(ch.Value) != fmt.Sprint("later ", i) && i > 0 {
-			t.Fatalf("%q after %d", ch.Value, i)
+		if ch.Op != Set || ch.Rev <= last {
+			t.Fatalf("%+v after %d", ch, last)
 		}
-		if string(ch.Value) == fmt.Sprint("later ", i) {
-			i++
+		if last = ch.Rev; string(ch.Value) == "later 9" {
+			break
 		}
 	}
 	must(q.Put(ctx, Item{Queue: "q", ID: "2", Body: []byte("y")}))(t)

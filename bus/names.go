@@ -108,3 +108,17 @@ func filterFor(prefix string) string {
 	}
 	return escapeTokens(prefix[:i]) + ".>"
 }
+
+// layoutTable is the table of the record of moves (move.go).
+const layoutTable = "layout"
+
+// subjectsOf is what a stream takes when it is not fenced.
+func subjectsOf(stream string) []string {
+	if table, ok := strings.CutPrefix(stream, "KV_"); ok {
+		return []string{tableSubject(table, ">")}
+	}
+	return []string{"log." + strings.TrimPrefix(stream, "LOG_")}
+}
+
+// fencedSubject is all that a stream takes while it is copied.
+func fencedSubject(stream string) string { return "fenced." + stream }

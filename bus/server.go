@@ -144,3 +144,21 @@ func tcp(a net.Addr) string {
 	}
 	return a.String()
 }
+
+// holds is what this server itself has of each stream; nil for no server.
+func (i *instance) holds() map[string]held {
+	if i == nil {
+		return nil
+	}
+	info, err := i.srv.Jsz(&server.JSzOptions{Streams: true})
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]held)
+	for _, a := range info.AccountDetails {
+		for _, s := range a.Streams {
+			out[s.Name] = held{s.State.FirstSeq, s.State.LastSeq, s.State.Msgs}
+		}
+	}
+	return out
+}

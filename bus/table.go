@@ -35,6 +35,7 @@ type Table struct {
 	name   string
 	stream string
 	st     jetstream.Stream
+	free   bool // writes do not wait at the gate
 }
 
 // Table opens the table of that name, which follows the law of lode.Name, and
@@ -224,7 +225,7 @@ func (t *Table) write(ctx context.Context, doing, key string, value []byte, expe
 	if expect != nil {
 		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, utoa(*expect))
 	}
-	ack, unsure, err := t.b.write(ctx, m, doing == "delete")
+	ack, unsure, err := t.b.write(ctx, m, doing == "delete", t.free)
 	if err == nil {
 		return ack.Sequence, nil
 	}

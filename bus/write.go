@@ -23,12 +23,16 @@ const (
 // the time is over, always with the same id, so that it takes effect once.
 // unsure says that an attempt before the last had no answer: a refusal of the
 // last one may then be about itself.
-func (b *Bus) write(ctx context.Context, m *nats.Msg, frees bool) (ack *jetstream.PubAck, unsure bool, err error) {
+func (b *Bus) write(ctx context.Context, m *nats.Msg, frees, free bool) (ack *jetstream.PubAck, unsure bool, err error) {
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
 	m.Header.Set(jetstream.MsgIDHeader, newID())
-	err = b.persist(ctx, func(ctx context.Context) error {
+	try := b.persist
+	if free {
+		try = b.read
+	}
+	err = try(ctx, func(ctx context.Context) error {
 		if err := b.space.take(len(m.Data)+256, frees); err != nil {
 			return err
 		}

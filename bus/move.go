@@ -1,0 +1,409 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"lode"
+)
+
+// A move brings everything from one generation of the bus to the next, which
+// has other members. It has one record in each generation, table "layout", key
+// "move", JSON:
+//
+//	{"to": Layout, "mover": "node-a", "phase": "copying"}
+//
+//	(none) -> copying -(compare-and-swap)-> committed   the next generation is the truth
+//	              |----(compare-and-swap)-> undone      this one still is
+//
+// The order, each step done before the next begins:
+//
+//  1. The record says copying. (It is in the old generation, so there is one
+//     move at a time, and who finds it can end it.)
+//  2. The new members start servers of the new generation, in folders of their
+//     own, beside those of the old one.
+//  3. Every node that answers holds its writes back and waits for those under
+//     way. The old members cut off every other node.
+//  4. Each stream of the old generation gives up its subjects: whoever has not
+//     heard of the move gets no answer to a write.
+//  5. Each stream is copied with its positions, compared to the byte, and put
+//     on the disks of the new members. The old ones must not have changed.
+//  6. The record says committed. This one swap decides.
+//  7. Every node switches over; writes go on. Old stores are removed when all
+//     that answer have written to the new generation.
+//
+// A crash before 6 is undone by whoever finds the record without its mover
+// (tend); after it, the node that finds it switches, and tells others.
+type moveRecord struct {
+	To    Layout      `json:"to"`
+	Mover lode.NodeID `json:"mover"`
+	Phase string      `json:"phase"`
+}
+
+const (
+	phaseCopying   = "copying"
+	phaseCommitted = "committed"
+	phaseUndone    = "undone"
+
+	moveKey = "move"
+
+	prepareWait = 20 * time.Second
+	freezeFor   = 2 * time.Second // unless it is repeated
+	holdEvery   = 500 * time.Millisecond
+	settleWait  = 2500 * time.Millisecond
+	copyWait    = 8 * time.Second // from the freeze to the commit
+)
+
+// mover is one Move under way.
+type mover struct {
+	b       *Bus
+	from    Layout
+	to      Layout
+	old     side
+	next    side
+	table   *Table
+	rev     uint64
+	heard   []lode.NodeID
+	mark    time.Time
+	streams map[string]*jetstream.StreamInfo // of the old generation, when nobody could write any more
+}
+
+// Move makes other nodes the members of the bus: 1, 3 or 5 of them, also the
+// same ones (which renews the copy of one that has lost its own). Writes wait
+// meanwhile. One node at a time calls it: the keeper. Its error says that
+// nothing has changed, but for Unavailable with "not known": then the layout
+// tells in a while.
+func (b *Bus) Move(ctx context.Context, members []Member) error {
+	if b.cfg.Cluster == nil {
+		return lode.Errorf(lode.Invalid, "this bus has no members to choose")
+	}
+	if !b.busy.TryLock() {
+		return lode.Errorf(lode.Conflict, "the bus is moving already")
+	}
+	defer b.busy.Unlock()
+	m := &mover{b: b, from: b.Layout(), old: side{b.nc, b.js}}
+	m.to = Layout{Cluster: m.from.Cluster, Members: slices.Clone(members), Secret: newID()}
+	if err := m.to.check(); err != nil {
+		return err
+	}
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	err := m.run(ctx)
+	if err != nil {
+		if lode.KindOf(err) == lode.Unavailable && strings.Contains(err.Error(), "not known") {
+			return err
+		}
+		// What could not be undone now is undone by whoever finds the record.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callWait)
+		defer cancel()
+		if uerr := b.undo(ctx, moveRecord{m.to, b.cfg.Node, phaseCopying}, m.rev); uerr != nil {
+			b.cfg.Logger.Error("bus: a move that failed is not undone yet", "err", uerr)
+			b.doubt()
+		}
+		return wrap(err, "move the bus")
+	}
+	b.cfg.Logger.Info("bus: moved", "generation", m.to.Generation, "members", len(m.to.Members), "took", time.Since(began))
+	return nil
+}
+
+// begin writes the record.
+func (m *mover) begin(ctx context.Context) error {
+	if err := m.b.recover(ctx); err != nil {
+		return err
+	}
+	if m.b.Layout().Generation != m.from.Generation {
+		return lode.Errorf(lode.Conflict, "the bus has just moved")
+	}
+	var err error
+	if m.table, err = m.b.layoutTable(ctx); err != nil {
+		return err
+	}
+	rec, rev, err := m.table.moveRecord(ctx)
+	if err != nil {
+		return err
+	}
+	m.to.Generation = max(m.from.Generation, rec.To.Generation) + 1
+	m.rev, err = m.table.writeMove(ctx, moveRecord{m.to, m.b.cfg.Node, phaseCopying}, rev)
+	return err
+}
+
+func (m *mover) run(ctx context.Context) error {
+	done := m.b.setMoving(m.to.Generation)
+	defer done()
+	if err := m.prepare(ctx); err != nil {
+		return err
+	}
+	defer m.next.nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, copyWait)
+	defer cancel()
+	began := time.Now()
+	m.mark = began
+	stop, err := m.freeze(ctx)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	m.lap("frozen")
+	if err := m.copy(ctx); err != nil {
+		return err
+	}
+	m.lap("compared")
+	if err := m.commit(ctx); err != nil {
+		return err
+	}
+	m.lap("committed")
+	m.spread(context.WithoutCancel(ctx))
+	m.b.cfg.Logger.Info("bus: writes have waited", "for", time.Since(began))
+	return nil
+}
+
+// lap notes how long a step took.
+func (m *mover) lap(step string) {
+	now := time.Now()
+	m.b.cfg.Logger.Debug("bus: a step of the move", "step", step, "took", now.Sub(m.mark))
+	m.mark = now
+}
+
+// prepare has the servers of the new generation started, and waits until they
+// agree with each other.
+func (m *mover) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareWait)
+	defer cancel()
+	var nodes []lode.NodeID
+	for _, n := range m.to.Members {
+		nodes = append(nodes, n.Node)
+	}
+	if err := m.all(ctx, nodes, question{Op: "prepare", Layout: m.to}, prepareWait); err != nil {
+		return err
+	}
+	p := &plug{b: m.b, layout: func() Layout { return m.to }}
+	nc, js, err := connect(p)
+	if err != nil {
+		return err
+	}
+	m.next = side{nc, js}
+	m.b.work.Go(func() { // the plug ends with the connection
+		for !nc.IsClosed() {
+			select {
+			case <-m.b.closed:
+				nc.Close()
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		p.close()
+	})
+	rec, err := json.Marshal(moveRecord{m.to, m.b.cfg.Node, phaseCommitted})
+	if err != nil {
+		return err
+	}
+	cfg := tableConfig(layoutTable)
+	cfg.Replicas = len(m.to.Members)
+	for {
+		// What the new generation says of itself is true from the commit on.
+		tctx, cancel := context.WithTimeout(ctx, tryWait)
+		_, err = js.CreateOrUpdateStream(tctx, cfg)
+		if err == nil {
+			_, err = js.Publish(tctx, tableSubject(layoutTable, moveKey), rec)
+		}
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			nc.Close()
+			return lode.Errorf(lode.Unavailable, "the new members of the bus do not find together: %w", err)
+		}
+	}
+}
+
+// all asks several nodes and wants them all to agree.
+func (m *mover) all(ctx context.Context, nodes []lode.NodeID, q question, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	errs := make([]error, len(nodes))
+	var group sync.WaitGroup
+	for i, n := range nodes {
+		group.Go(func() { _, errs[i] = m.b.ask(ctx, n, q) })
+	}
+	group.Wait()
+	for i, err := range errs {
+		if err != nil {
+			return lode.Errorf(lode.Unavailable, "node %s cannot take part in the move of the bus: %w", nodes[i], err)
+		}
+	}
+	return nil
+}
+
+// freeze holds all writes back until stop is called.
+func (m *mover) freeze(ctx context.Context) (stop func(), err error) {
+	q := question{Op: "freeze", Layout: m.to}
+	nodes := append(m.b.others(), m.b.cfg.Node)
+	for n := range m.b.askAll(ctx, nodes, q, settleWait+500*time.Millisecond) {
+		m.heard = append(m.heard, n)
+	}
+	hctx, cancel := context.WithCancel(ctx)
+	var holding sync.WaitGroup
+	stop = func() { cancel(); holding.Wait() }
+	holding.Go(func() {
+		for {
+			select {
+			case <-hctx.Done():
+				return
+			case <-time.After(holdEvery):
+				m.b.askAll(hctx, m.heard, question{Op: "hold", Layout: m.to}, freezeFor)
+			}
+		}
+	})
+	var olds []lode.NodeID
+	for _, n := range m.from.Members {
+		if slices.Contains(m.heard, n.Node) {
+			olds = append(olds, n.Node)
+		}
+	}
+	if err := m.all(ctx, olds, question{Op: "cut", Layout: m.from, Nodes: m.heard}, askWait); err != nil {
+		return stop, err
+	}
+	m.streams, err = m.old.streams(ctx)
+	if err != nil {
+		return stop, err
+	}
+	return stop, m.each(func(i *jetstream.StreamInfo) error { return m.old.fence(ctx, i, true) })
+}
+
+// each does something for every stream, some at a time.
+func (m *mover) each(do func(*jetstream.StreamInfo) error) error {
+	var mu sync.Mutex
+	var first error
+	var group sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for _, i := range m.streams {
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := do(i); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				if first == nil {
+					first = err
+				}
+			}
+		})
+	}
+	group.Wait()
+	return first
+}
+
+// copy brings everything over and compares it.
+func (m *mover) copy(ctx context.Context) error {
+	before, err := m.old.streams(ctx)
+	if err != nil {
+		return err
+	}
+	m.streams = before
+	err = m.each(func(i *jetstream.StreamInfo) error {
+		cfg := i.Config
+		cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
+		if err := copyStream(ctx, m.old, m.next, cfg); err != nil {
+			return lode.Errorf(lode.Unavailable, "copy %s: %w", cfg.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var nodes []lode.NodeID
+	for _, n := range m.to.Members {
+		nodes = append(nodes, n.Node)
+	}
+	m.lap("copied")
+	if err := m.whole(ctx, nodes); err != nil {
+		return err
+	}
+	m.lap("complete")
+	if err := m.each(func(i *jetstream.StreamInfo) error { return sameStream(ctx, m.old, m.next, i.Config.Name) }); err != nil {
+		return err
+	}
+	if err := m.all(ctx, nodes, question{Op: "sync", Layout: m.to}, copyWait); err != nil {
+		return err
+	}
+	after, err := m.old.streams(ctx)
+	if err != nil {
+		return err
+	}
+	for name, i := range after {
+		b := before[name]
+		if b == nil || !isFenced(i) || i.State.LastSeq != b.State.LastSeq {
+			return lode.Errorf(lode.Unavailable, "%s was written to while it was copied", name)
+		}
+	}
+	return nil
+}
+
+// whole waits until every new member has all of every stream. The server
+// counts a copy as current before it has been told of what was restored, so
+// each member is asked what it has itself.
+func (m *mover) whole(ctx context.Context, nodes []lode.NodeID) error {
+	for {
+		behind := ""
+		answers := m.b.askAll(ctx, nodes, question{Op: "state", Layout: m.to}, askWait)
+		for _, n := range nodes {
+			for name, i := range m.streams {
+				s, ok := answers[n].Streams[name]
+				first := answers[nodes[0]].Streams[name]
+				if !ok || s.Last != i.State.LastSeq || s.Msgs != first.Msgs || s.Msgs == 0 && i.State.Msgs > 0 {
+					behind = string(n) + " lacks a part of " + name
+				}
+			}
+		}
+		if behind == "" {
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return lode.Errorf(lode.Unavailable, "the copies of the new generation do not become complete: node %s", behind)
+		}
+	}
+}
+
+// commit is the one swap that decides.
+func (m *mover) commit(ctx context.Context) error {
+	_, err := m.table.writeMove(ctx, moveRecord{m.to, m.b.cfg.Node, phaseCommitted}, m.rev)
+	if err == nil || lode.KindOf(err) == lode.Precondition || lode.KindOf(err) == lode.Conflict {
+		return err
+	}
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callWait)
+	defer cancel()
+	for {
+		rec, _, rerr := m.table.moveRecord(rctx)
+		if rerr == nil && rec.To.Generation == m.to.Generation && rec.Phase == phaseCommitted {
+			return nil
+		}
+		if rctx.Err() != nil {
+			m.b.doubt()
+			return lode.Errorf(lode.Unavailable, "whether the bus has moved is not known: %w", err)
+		}
+		select {
+		case <-time.After(lastPause):
+		case <-rctx.Done():
+		}
+	}
+}
+
+// spread has everybody switch over, and the old stores removed at last.
+func (m *mover) spread(ctx context.Context) {
+	if err := m.b.adopt(m.to); err != nil {
+		m.b.cfg.Logger.Error("bus: the new layout cannot be taken over here", "err", err)
+	}
+	m.b.askAll(ctx, m.b.others(), question{Op: "switch", Layout: m.to}, askWait)
+}
