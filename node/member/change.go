@@ -216,7 +216,7 @@ func (m *Members) Remove(ctx context.Context, node lode.NodeID, force bool) erro
 		return m.noSuch(node)
 	case others == 0:
 		return lode.Errorf(lode.Precondition, "node %s is the only node of the cluster", node).WithHint("to end a cluster stop its last node and delete its data folder")
-	case !force && r.State != Drained && m.cfg.Alive != nil && m.cfg.Alive(node):
+	case !force && r.State != Drained && m.alive(node):
 		return lode.Errorf(lode.Precondition, "node %s is %s and answers: what runs on it would be lost", node, r.State).
 			WithHint("lode drain %s first; or lode nodes rm %s --force", node, node)
 	}
@@ -236,6 +236,10 @@ func (m *Members) Remove(ctx context.Context, node lode.NodeID, force bool) erro
 	}
 	m.cfg.Logger.Info("a node was removed from the cluster", "node", node, "force", force, "error", err)
 	return err
+}
+
+func (m *Members) alive(node lode.NodeID) bool {
+	return node == m.cfg.Identity.Node() || m.cfg.Alive != nil && m.cfg.Alive(node)
 }
 
 // deleteMark deletes a node's record as long as it is of that mark.

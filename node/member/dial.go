@@ -46,7 +46,9 @@ func (m *Members) DialAddr(ctx context.Context, alpn string, to lode.NodeID, add
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	conn := tls.Client(raw, id.ClientTLS(to, alpn, m.Check))
 	if err = conn.HandshakeContext(ctx); err == nil {
-		err = readGreeting(conn)
+		if err = readGreeting(conn); lode.KindOf(err) == lode.Gone {
+			m.expel(err)
+		}
 	}
 	if err == nil && !stop() {
 		err = context.Cause(ctx)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestFound(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	dir := filepath.Join(t.TempDir(), "identity")
 	id, err := Found(t.Context(), dir, "a", c.authority())
@@ -69,6 +70,7 @@ func TestFound(t *testing.T) {
 
 // TestFoundTwice begins one cluster from several sides: there is one CA.
 func TestFoundTwice(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	var wg sync.WaitGroup
 	ids := make([]*Identity, 6)
@@ -91,6 +93,7 @@ func TestFoundTwice(t *testing.T) {
 
 // TestLoad reads whole folders, and none that is not.
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	other := a.join("z")
@@ -153,6 +156,7 @@ func TestLoad(t *testing.T) {
 // TestRenewal renews at two thirds of a certificate's life, waits for the bus
 // where it is out, and uses the new certificate at the next handshake.
 func TestRenewal(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -221,6 +225,7 @@ func (g *gate) Open(b []byte) ([]byte, error) {
 // TestExpired refuses a certificate after its end: it says so itself, the
 // other side says so, and a fresh token heals it in the same folder.
 func TestExpired(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -271,6 +276,7 @@ func handshake(t *testing.T, cfg *tls.Config, addr string) (*tls.Conn, error) {
 
 // TestSealedByAnother cannot renew, and says why.
 func TestSealedByAnother(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	err := a.id.renew(t.Context(), NewAuthority(c.bus, seal(1), c.clock))
@@ -289,6 +295,7 @@ func TestSealedByAnother(t *testing.T) {
 // TestCAExpires ends with the CA's own end, in words, and no certificate
 // outlives it.
 func TestCAExpires(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	c.clock.add(caLife - 24*time.Hour)
@@ -303,6 +310,7 @@ func TestCAExpires(t *testing.T) {
 }
 
 func TestValid(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	if err := a.id.Valid(); err != nil {
@@ -324,6 +332,7 @@ func TestRenewIn(t *testing.T) {
 // TestRouteTLS lets members of the bus meet, whoever they are, and nobody
 // else.
 func TestRouteTLS(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 // TestJoinFailures tells every way in which a join fails apart, each by its
 // own sentence.
 func TestJoinFailures(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	other := newCluster(t).first("z")
@@ -174,6 +176,7 @@ func serveTLS(t *testing.T, alpn string) string {
 // get one byte inside TLS, whatever it says its name is, and whatever else it
 // puts into its chain.
 func TestSecretStaysHome(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	evil, err := Found(t.Context(), t.TempDir(), "a", newCluster(t).authority())
@@ -217,6 +220,7 @@ func TestSecretStaysHome(t *testing.T) {
 }
 
 func TestJoinTwoAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	t.Run("names", func(t *testing.T) {
@@ -315,6 +319,7 @@ func hostname(t *testing.T) string {
 // TestJoinAgain loses the answer of a join at each step of the joiner: from
 // the same folder the same token and the same name do, also by a fresh token.
 func TestJoinAgain(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	for _, explicit := range []string{"", "b"} {
@@ -335,13 +340,25 @@ func TestJoinAgain(t *testing.T) {
 		_, err = Join(t.Context(), a.options("thief", o.Token))
 		wantError(t, err, lode.Unauthenticated, "was used on", "by node "+string(j.Node))
 	}
+	// The joiner dies just before it writes node.pem.
+	before := a.options("", a.token(1, time.Hour))
+	j, err := Join(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(before.Dir, fileCert)); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Join(t.Context(), before); err != nil || again.Node != j.Node {
+		t.Fatal(again, err)
+	}
 	// The answer is lost on the way, and the token has expired meanwhile.
 	o := a.options("c", a.token(1, time.Hour))
 	o.Keep = func(*Joined) error { return context.Canceled }
 	Join(t.Context(), o)
 	c.clock.add(2 * time.Hour)
 	o.Keep = nil
-	_, err := Join(t.Context(), o)
+	_, err = Join(t.Context(), o)
 	wantError(t, err, lode.Unauthenticated, "expired")
 	o.Token = a.token(1, time.Hour)
 	if j, err := Join(t.Context(), o); err != nil || j.Node != "c" {
@@ -352,6 +369,7 @@ func TestJoinAgain(t *testing.T) {
 // TestJoinNameOfTheMissing takes the name of a node that never came up, after
 // ten minutes and not before.
 func TestJoinNameOfTheMissing(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	gone := a.options("b", a.token(1, time.Hour))
@@ -383,6 +401,7 @@ func TestJoinNameOfTheMissing(t *testing.T) {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	ctx := t.Context()
@@ -430,6 +449,7 @@ func TestTokens(t *testing.T) {
 
 // TestJoinTooOften holds the bound of one address, and gives way with time.
 func TestJoinTooOften(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	a.joins.rate = newRate(3, 2*time.Second)
@@ -481,6 +501,7 @@ func TestRate(t *testing.T) {
 
 // TestJoinWithoutBus says so, and uses nothing up.
 func TestJoinWithoutBus(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	token := a.token(1, time.Hour)
@@ -491,6 +512,59 @@ func TestJoinWithoutBus(t *testing.T) {
 	if _, err := Join(t.Context(), a.options("b", token)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestJoinServerFails loses the bus at each step of the server: the same
+// command again joins, and leaves one node and one use.
+func TestJoinServerFails(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.first("a")
+	failures := 0
+	for step := 1; ; step++ {
+		o := a.options("", a.token(1, time.Hour))
+		o.Name = string(numbered("n", step))
+		a.joins.cfg.Tables = &failing{Tables: c.bus, at: step}
+		_, err := Join(t.Context(), o)
+		a.joins.cfg.Tables = c.bus
+		if err == nil {
+			break
+		}
+		failures++
+		wantError(t, err, lode.Unavailable, "no quorum")
+		j, err := Join(t.Context(), o)
+		if err != nil || string(j.Node) != o.Name {
+			t.Fatalf("step %d: %v, %v", step, j, err)
+		}
+	}
+	if failures < 3 {
+		t.Fatalf("%d steps", failures)
+	}
+	list, err := a.joins.ListTokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tok := range list {
+		if len(tok.Used) != 1 {
+			t.Errorf("%d uses of %s", len(tok.Used), tok.ID)
+		}
+	}
+	if r, _, _, err := a.members.fetch(t.Context(), "n-2"); err != nil || r.State != Joining {
+		t.Fatal(r, err)
+	}
+}
+
+// failing is a bus that is out at one call.
+type failing struct {
+	Tables
+	at, calls int
+}
+
+func (f *failing) Table(ctx context.Context, name string) (*bus.Table, error) {
+	if f.calls++; f.calls == f.at {
+		return noBus{}.Table(ctx, name)
+	}
+	return f.Tables.Table(ctx, name)
 }
 
 type noBus struct{}
@@ -520,6 +594,35 @@ func TestFillHost(t *testing.T) {
 			t.Errorf("%q: %q", in, got)
 		}
 	}
+}
+
+// TestAddressesFit refuses joins after which some nodes could not reach others.
+func TestAddressesFit(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.first("a")
+	for _, tt := range []struct {
+		self, other, joiner string
+		kind                lode.Kind
+		say                 string
+	}{
+		{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "", ""},
+		{"10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:3", "", ""},
+		{"10.0.0.1:1", "10.0.0.2:2", "[::1]:3", lode.Precondition, "the node that wants to join listens on ::1 only, where node a at 10.0.0.1 cannot reach it"},
+		{"127.0.0.1:1", "127.0.0.1:2", "10.0.0.3:3", lode.Precondition, "node a listens on 127.0.0.1 only, which other machines cannot reach"},
+		{"localhost:1", "127.0.0.1:2", "n:3", lode.Precondition, "node a listens on localhost only"},
+	} {
+		m := &Members{cfg: MembersConfig{Identity: a.id}, nodes: map[lode.NodeID]Record{"a": {Name: "a", Peers: tt.self, State: Ready}, "b": {Name: "b", Peers: tt.other}}}
+		err := NewJoins(JoinsConfig{Identity: a.id, Members: m}).addressesFit(&Record{Name: "n", Peers: tt.joiner})
+		if lode.KindOf(err) != tt.kind {
+			t.Errorf("%+v: %v", tt, err)
+		} else if err != nil {
+			wantError(t, err, tt.kind, tt.say, "--bind ADDR", "has not been used")
+		}
+	}
+	m := &Members{cfg: MembersConfig{Identity: a.id}, nodes: map[lode.NodeID]Record{"a": {Name: "a", State: Joining}}}
+	err := NewJoins(JoinsConfig{Identity: a.id, Members: m}).addressesFit(&Record{Name: "n"})
+	wantError(t, err, lode.Unavailable, "node a is only starting")
 }
 
 func TestVersionsFit(t *testing.T) {

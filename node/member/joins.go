@@ -7,10 +7,12 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -21,10 +23,9 @@ import (
 
 // Times of the join protocol.
 const (
-	requestFor = 10 * time.Second // for the request to arrive
-	joinFor    = 30 * time.Second // for all of it
-	maxSkew    = 2 * time.Minute  // between the two clocks
-	maxJoins   = 16               // at a time
+	joinFor  = 30 * time.Second // for all of it
+	maxSkew  = 2 * time.Minute  // between the two clocks
+	maxJoins = 16               // at a time
 )
 
 // JoinsConfig says how this node lets others join. Identity, Authority,
@@ -39,9 +40,11 @@ type JoinsConfig struct {
 	Version string // of this program
 	// Tries is how many requests one address has at once; one more comes every
 	// two seconds. 0: 30.
-	Tries  int
-	Clock  Clock        // nil: the machine's
-	Logger *slog.Logger // nil: slog.Default
+	Tries int
+	// Request is how long a joiner may take to send its request; 0 = 10 s.
+	Request time.Duration
+	Clock   Clock        // nil: the machine's
+	Logger  *slog.Logger // nil: slog.Default
 }
 
 // Joins makes join tokens and lets nodes join by them. All methods may be
@@ -62,6 +65,7 @@ type Joins struct {
 // NewJoins makes Joins.
 func NewJoins(cfg JoinsConfig) *Joins {
 	cfg.Clock, cfg.Logger, cfg.Tries = orWall(cfg.Clock), cmp.Or(cfg.Logger, slog.Default()), cmp.Or(cfg.Tries, 30)
+	cfg.Request = cmp.Or(cfg.Request, 10*time.Second)
 	return &Joins{cfg: cfg, rate: newRate(cfg.Tries, 2*time.Second), slots: make(chan struct{}, maxJoins)}
 }
 
@@ -73,8 +77,11 @@ func (j *Joins) table(ctx context.Context) (*bus.Table, error) {
 func (j *Joins) serve(ctx context.Context, conn *tls.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, joinFor)
 	defer cancel()
-	conn.SetDeadline(time.Now().Add(requestFor))
+	conn.SetDeadline(time.Now().Add(j.cfg.Request))
 	q, csr, err := readRequest(conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = lode.Errorf(lode.Deadline, "the request to join did not arrive in time: %w", err).WithHint("try again; if it stays so, look at the network between the machines")
+	}
 	conn.SetDeadline(time.Now().Add(joinFor))
 	var a *Answer
 	if err == nil {

@@ -2,6 +2,7 @@ package member
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -17,12 +18,16 @@ import (
 // TestGarbage sends the peer port what does not belong there. Each is refused,
 // counted and logged, and the port goes on.
 func TestGarbage(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
-	a.ln.Close()
-	a.listen(ListenConfig{Handshake: 300 * time.Millisecond})
 	foreign := newCluster(t).first("b")
+	patient := a.ln
+	hasty := func() {
+		a.joins.cfg.Request = 200 * time.Millisecond
+		a.listen(ListenConfig{Handshake: 200 * time.Millisecond})
+	}
 	dial := func(t *testing.T) net.Conn {
 		t.Helper()
 		conn, err := net.Dial("tcp", a.addr)
@@ -65,12 +70,6 @@ func TestGarbage(t *testing.T) {
 			conn.Write([]byte(strings.Repeat("\x00\xff", 200)))
 			io.Copy(io.Discard, conn)
 		}, WhyGarbage},
-		{"silence", func(t *testing.T) { io.Copy(io.Discard, dial(t)) }, WhyTimeout},
-		{"half a hello", func(t *testing.T) {
-			conn := dial(t)
-			conn.Write([]byte{22, 3, 1, 2, 0, 1})
-			io.Copy(io.Discard, conn)
-		}, WhyTimeout},
 		{"gone at once", func(t *testing.T) { dial(t).Close() }, WhyLeft},
 		{"no protocol", shake(&tls.Config{}), WhyProtocol},
 		{"foreign protocol", shake(&tls.Config{NextProtos: []string{"h2"}}), WhyProtocol},
@@ -108,22 +107,40 @@ func TestGarbage(t *testing.T) {
 			conn.Close()
 			wantError(t, err, lode.Precondition, "has version 2, and this node understands 1")
 		}, WhyJoin},
+		{"silence", func(t *testing.T) { io.Copy(io.Discard, dial(t)) }, WhyTimeout},
+		{"half a hello", func(t *testing.T) {
+			conn := dial(t)
+			conn.Write([]byte{22, 3, 1, 2, 0, 1})
+			io.Copy(io.Discard, conn)
+		}, WhyTimeout},
+		{"join silence", func(t *testing.T) {
+			conn := tls.Client(dial(t), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{join}})
+			conn.Write([]byte{msgRequest, 0, 0, 1, 0, '{'})
+			_, err := readAnswer(conn)
+			conn.Close()
+			wantError(t, err, lode.Deadline, "did not arrive in time")
+		}, WhyJoin},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.name == "silence" { // from here on the port waits for little time
+				hasty()
+			}
 			before := a.ln.Refused()[tt.why]
 			tt.do(t)
 			eventually(t, "counted as "+tt.why, func() bool { return a.ln.Refused()[tt.why] > before })
-			if !a.logs.has("why=" + tt.why) {
+			if !a.logs.has("why="+tt.why) || !a.logs.has(words(tt.why)) {
 				t.Error("not logged")
 			}
 		})
 	}
-	eventually(t, "all are gone", func() bool {
-		a.ln.mu.Lock()
-		defer a.ln.mu.Unlock()
-		return len(a.ln.conns) == 0 && a.ln.strangers == 0 && len(a.ln.byAddr) == 0
-	})
-	conn, err := b.members.DialAddr(t.Context(), Link, "a", a.addr)
+	for _, ln := range []*Listener{patient, a.ln} {
+		eventually(t, "all are gone", func() bool {
+			ln.mu.Lock()
+			defer ln.mu.Unlock()
+			return len(ln.conns) == 0 && ln.strangers == 0 && len(ln.byAddr) == 0
+		})
+	}
+	conn, err := b.members.DialAddr(t.Context(), Link, "a", patient.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +150,7 @@ func TestGarbage(t *testing.T) {
 // TestTooManyStrangers holds the bound, does not count those who have proved
 // themselves, and lets others in when there is room.
 func TestTooManyStrangers(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -180,6 +198,7 @@ func TestTooManyStrangers(t *testing.T) {
 
 // TestWrongName reaches a node of the cluster that is another than was meant.
 func TestWrongName(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -200,8 +219,37 @@ func TestWrongName(t *testing.T) {
 	wantError(t, err, lode.NotFound, "did you mean b?")
 }
 
+// TestDialEnds gives up on one that takes connections and says nothing.
+func TestDialEnds(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.first("a")
+	b := a.join("b")
+	quit := make(chan struct{})
+	mute := serve(t, func(net.Conn) { <-quit })
+	defer close(quit)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if conn, err := a.members.DialAddr(ctx, Link, "b", mute); err == nil {
+		conn.Close()
+		t.Fatal("connected to nobody")
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	conn, err := a.members.DialAddr(ctx, Link, "b", b.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cancel() // the connection is the caller's now
+	io.WriteString(conn, "ping")
+	if got, err := io.ReadAll(io.LimitReader(conn, 11)); err != nil || string(got) != "b to a\nping" {
+		t.Fatal(string(got), err)
+	}
+}
+
 // TestListenerClose ends handlers and refuses what comes after.
 func TestListenerClose(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -232,6 +280,7 @@ func TestListenerClose(t *testing.T) {
 
 // TestNoHandler says that a node is not ready, and takes no joiners.
 func TestNoHandler(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")

@@ -95,7 +95,7 @@ func (c *fakeClock) add(d time.Duration) {
 // eventually waits for what another goroutine does.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
@@ -282,6 +282,7 @@ func (p *peer) talk(alpn string, to lode.NodeID) (string, error) {
 }
 
 func TestJoin(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	o := a.options("b", a.token(1, time.Hour))
@@ -319,6 +320,7 @@ func TestJoin(t *testing.T) {
 }
 
 func TestVerified(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")

@@ -17,6 +17,7 @@ import (
 
 // TestRestart starts a node again from its folder: same name, new incarnation.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -42,6 +43,7 @@ func TestRestart(t *testing.T) {
 // TestBusOut starts nodes while the bus is not there: they find each other by
 // what they knew, and the truth replaces it when the bus is back.
 func TestBusOut(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -121,6 +123,7 @@ func (c *cluster) openFollowing(t *testing.T, name lode.NodeID) *Members {
 // TestUnknownIsLookedFor lets a node in that the mirror does not know yet, and
 // refuses one that nobody knows.
 func TestUnknownIsLookedFor(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -149,9 +152,17 @@ func TestUnknownIsLookedFor(t *testing.T) {
 	}
 	ghost.members.Follow(c.bus)
 	wantError(t, ghost.members.Announce(t.Context(), ghost.record()), lode.Denied, "node ghost is not known to the cluster")
+	// Where the bus cannot be asked it passes: it may be a member of the bus.
+	a.members.mu.Lock()
+	a.members.tables = noBus{}
+	a.members.mu.Unlock()
+	if got, err := ghost.talk(Link, "a"); err != nil || got != "a to ghost\n" {
+		t.Fatal(got, err)
+	}
 }
 
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	ctx := t.Context()
@@ -160,6 +171,7 @@ func TestRemove(t *testing.T) {
 	a.alive = func(n lode.NodeID) bool { return n == "b" }
 	wantError(t, a.members.Remove(ctx, "bb", false), lode.NotFound, "there is no node bb", "did you mean b?")
 	wantError(t, a.members.Remove(ctx, "b", false), lode.Precondition, "node b is ready and answers", "lode drain b")
+	wantError(t, b.members.Remove(ctx, "b", false), lode.Precondition, "node b is ready and answers")
 
 	conn, err := b.members.Dialer(Link)(ctx, "a")
 	if err != nil {
@@ -177,6 +189,16 @@ func TestRemove(t *testing.T) {
 	wantError(t, b.members.Expelled(), lode.Gone, "node b was removed from the cluster on 2026-03-01", "fresh folder")
 	_, err = b.members.DialAddr(ctx, Link, "a", a.addr)
 	wantError(t, err, lode.Gone, "node b was removed from the cluster", "lode token create --join")
+	// One that has no bus hears it from another node.
+	deaf := c.open(b.dir, b.id)
+	deaf.members.removed = map[string]removal{}
+	if _, err := deaf.members.DialAddr(ctx, Link, "a", a.addr); lode.KindOf(err) != lode.Gone {
+		t.Fatal(err)
+	}
+	wantError(t, deaf.members.Expelled(), lode.Gone, "node b was removed from the cluster")
+	if len(deaf.changed) != 1 {
+		t.Fatal("not told")
+	}
 	if n := a.ln.Refused()[WhyRemoved]; n < 2 || !a.logs.has("why=removed") {
 		t.Fatalf("counted %d, or not logged", n)
 	}
@@ -214,6 +236,7 @@ func TestRemove(t *testing.T) {
 }
 
 func TestStates(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	ctx := t.Context()
@@ -256,6 +279,7 @@ func TestStates(t *testing.T) {
 
 // TestStatesAtOnce changes one record from two nodes: no change is lost.
 func TestStatesAtOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
@@ -279,6 +303,7 @@ func TestStatesAtOnce(t *testing.T) {
 // TestAnnounceWaits announces while the bus is out, and succeeds when it is
 // back.
 func TestAnnounceWaits(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	o := a.options("b", a.token(1, time.Hour))
@@ -310,10 +335,12 @@ func TestAnnounceWaits(t *testing.T) {
 
 // TestPeersFile starts without what it knew where that cannot be read.
 func TestPeersFile(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	a.join("b")
 	eventually(t, "written", func() bool { p, err := readPeers(a.dir); return err == nil && len(p.Nodes) == 2 })
+	a.members.Close() // it would write again
 	for _, bad := range []string{"", "{", `{"format":2}`, "null"} {
 		if err := os.WriteFile(filepath.Join(a.dir, filePeers), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
@@ -332,6 +359,7 @@ func TestPeersFile(t *testing.T) {
 // TestDamagedRecord passes over a record that cannot be read, and keeps the
 // others.
 func TestDamagedRecord(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	a := c.first("a")
 	tab, err := c.bus.Table(t.Context(), tableNodes)

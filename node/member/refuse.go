@@ -31,6 +31,46 @@ const (
 	WhyTLS           = "tls"            // the handshake failed otherwise
 )
 
+// words say a refusal to whoever reads the log.
+func words(why string) string {
+	switch why {
+	case WhyGarbage:
+		return "it does not speak TLS, so it is no Lode node"
+	case WhyTimeout:
+		return "it took too long to say who it is"
+	case WhyLeft:
+		return "it went away before it had said who it is"
+	case WhyProtocol:
+		return "it asks for a protocol that this node does not speak"
+	case WhyNoCertificate:
+		return "it has no certificate"
+	case WhyExpired:
+		return "its certificate has expired or has not begun; compare the clocks of both machines"
+	case WhyWrongCA:
+		return "its certificate is of another cluster"
+	case WhyWrongName:
+		return "its certificate is of no node of this cluster"
+	case WhyRemoved:
+		return "it was removed from the cluster"
+	case WhyUnknown:
+		return "the cluster has no such node"
+	case WhyTooMany:
+		return "too many connections have not said yet who they are"
+	case WhyJoin:
+		return "it may not join"
+	}
+	return "the TLS handshake failed"
+}
+
+// claimed is the name in a certificate that was not believed, or "".
+func claimed(err error) string {
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(bad.UnverifiedCertificates) > 0 {
+		name := bad.UnverifiedCertificates[0].Subject.CommonName
+		return name[:min(len(name), maxText)]
+	}
+	return ""
+}
+
 // sayAgain is how long the same refusal of the same address is only counted.
 const (
 	sayAgain = 10 * time.Second
@@ -55,7 +95,7 @@ func (l *Listener) refuse(c net.Conn, why string, err error) {
 	}
 	l.mu.Unlock()
 	if say {
-		l.cfg.Logger.Warn("refused a connection to the peer port", "why", why, "from", c.RemoteAddr().String(), "error", err)
+		l.cfg.Logger.Warn("refused a connection to the peer port: "+words(why), "why", why, "from", c.RemoteAddr().String(), "claims", claimed(err), "error", err)
 	}
 }
 

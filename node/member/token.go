@@ -52,6 +52,9 @@ func ParseToken(s string) (Token, error) {
 	return Token{parts[1], parts[2]}, nil
 }
 
+// ID is the token's id, which tells nothing of its secret.
+func (t Token) ID() string { return tokenID(t.Secret) }
+
 func (t Token) String() string { return "lj1." + t.CAHash + "." + t.Secret }
 
 // Bounds of join tokens.

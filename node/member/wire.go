@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"time"
 
@@ -91,8 +92,10 @@ func readMessage(r io.Reader) (byte, []byte, error) {
 		return 0, nil, lode.Errorf(lode.Invalid, "the other side does not speak the join protocol")
 	}
 	var b bytes.Buffer
-	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
+	if _, err := io.CopyN(&b, r, int64(n)); errors.Is(err, io.EOF) {
 		return 0, nil, io.ErrUnexpectedEOF
+	} else if err != nil {
+		return 0, nil, err
 	}
 	return head[0], b.Bytes(), nil
 }
