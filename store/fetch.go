@@ -129,6 +129,30 @@ func (p *peers) everybody(d lode.Digest) sources {
 	}
 }
 
+type hintsKey struct{}
+
+// hints says, of many blobs, which nodes have them: one question to each node
+// instead of one for each blob. holders finds it in the context.
+func (p *peers) hints(ctx context.Context, ds []lode.Digest) context.Context {
+	qs := make([]Query, len(ds))
+	for i, d := range ds {
+		qs[i].Digest = d
+	}
+	alive, _ := p.others(lode.Digest{})
+	held := each(ctx, lookFor, alive, func(ctx context.Context, n lode.NodeID) ([]Held, error) { return p.have(ctx, n, qs, false) })
+	on := make(map[lode.Digest][]lode.NodeID, len(ds))
+	for i, d := range ds {
+		on[d] = []lode.NodeID{}
+		for k, a := range held {
+			if a.err == nil && a.value[i] >= HeldCopy {
+				on[d] = append(on[d], alive[k])
+			}
+		}
+		on[d] = lode.Rendezvous(d[:], on[d])
+	}
+	return context.WithValue(ctx, hintsKey{}, on)
+}
+
 // holders yields the living nodes that say they have d, in d's order.
 func (p *peers) holders(d lode.Digest) sources {
 	var have []lode.NodeID
@@ -136,8 +160,12 @@ func (p *peers) holders(d lode.Digest) sources {
 	return func(ctx context.Context) (lode.NodeID, bool, []lode.NodeID) {
 		if !asked {
 			asked = true
-			alive, _ := p.others(d)
-			have, _ = p.ask(ctx, d, alive)
+			on, _ := ctx.Value(hintsKey{}).(map[lode.Digest][]lode.NodeID)
+			var known bool
+			if have, known = on[d]; !known {
+				alive, _ := p.others(d)
+				have, _ = p.ask(ctx, d, alive)
+			}
 		}
 		if len(have) == 0 {
 			return "", false, nil

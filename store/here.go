@@ -34,13 +34,18 @@ const warmAtOnce = 4
 // at once, and stops at the first that cannot be had. They may be evicted again
 // once others need the room.
 func (s *Store) Warm(ctx context.Context, ds []lode.Digest) error {
+	var missing []lode.Digest
+	for i, here := range s.Local(ds) {
+		if !here {
+			missing = append(missing, ds[i])
+		}
+	}
+	if s.peers != nil && s.replicas == nil && len(missing) > 1 {
+		ctx = s.peers.hints(ctx, missing)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(warmAtOnce)
-	here := s.Local(ds)
-	for i, d := range ds {
-		if here[i] {
-			continue
-		}
+	for _, d := range missing {
 		g.Go(func() error {
 			b, err := s.Open(ctx, d)
 			if err != nil {

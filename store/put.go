@@ -209,11 +209,8 @@ func (p *placing) take(res placed) error {
 	if err := cancelled(p.ctx); err != nil {
 		return err
 	}
-	switch lode.KindOf(res.err) {
-	case lode.Damaged, lode.Invalid, lode.Denied:
-		return res.err
-	case lode.Full:
-		p.tries[res.node] = 2 // it stays full
+	if k := lode.KindOf(res.err); k == lode.Full || k == lode.Damaged {
+		p.tries[res.node] = 2 // that does not pass
 	}
 	p.r.log.Debug("a node did not take a blob", "node", res.node, "digest", p.d, "err", res.err)
 	p.failed = append(p.failed, res)
@@ -222,18 +219,27 @@ func (p *placing) take(res placed) error {
 
 // transient reports whether a failure may pass.
 func (p *placing) transient() bool {
-	return slices.ContainsFunc(p.failed, func(f placed) bool { return lode.KindOf(f.err) != lode.Full })
+	return slices.ContainsFunc(p.failed, func(f placed) bool {
+		k := lode.KindOf(f.err)
+		return k != lode.Full && k != lode.Damaged
+	})
+}
+
+// all reports whether no copy was made, and every node gave that reason.
+func (p *placing) all(k lode.Kind) bool {
+	return len(p.made) == 0 && len(p.failed) > 0 && !slices.ContainsFunc(p.failed, func(f placed) bool { return lode.KindOf(f.err) != k })
 }
 
 // refuse says why there are too few copies.
 func (p *placing) refuse(want int) error {
+	if p.all(lode.Damaged) {
+		return p.failed[0].err // what was to be put is not what its name says
+	}
 	var errs []error
-	full := len(p.made) == 0
 	for _, f := range p.failed {
 		errs = append(errs, f.err)
-		full = full && lode.KindOf(f.err) == lode.Full
 	}
-	if full && len(errs) > 0 {
+	if p.all(lode.Full) {
 		return lode.Errorf(lode.Full, "no node has room for the %d bytes of blob %s: %s", p.size, p.d, oneLine(errs)).
 			WithHint("free space on the nodes' disks, add a node, or lower what is kept (lode data gc)")
 	}

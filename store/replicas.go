@@ -207,7 +207,9 @@ func (r *Replicas) Get(ctx context.Context, d lode.Digest) (io.ReadCloser, error
 		if err := r.heal(ctx, d, err); err != nil {
 			return nil, err
 		}
-		return openOr(r.files().open(ctx, d))
+		if f, err := r.files().open(ctx, d); lode.KindOf(err) != lode.NotFound {
+			return openOr(f, err)
+		}
 	default:
 		return nil, err
 	}

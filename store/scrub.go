@@ -87,14 +87,13 @@ func (r *Replicas) scrub(ctx context.Context, d lode.Digest, pace func(int) erro
 
 // settle removes a replica that was deleted, and reports whether it did.
 func (s *Shelf) settle(d lode.Digest) (int64, bool) {
-	cut := s.cutoff(d)
-	if cut.IsZero() || s.open(d) {
+	if s.cutoff(d).IsZero() {
 		return 0, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	here, err := s.own.stat(d)
-	if err != nil || here.Modified.After(s.cutoff(d)) {
+	if err != nil || here.Modified.After(s.cutoff(d)) || s.open(d) {
 		return 0, false
 	}
 	if err := s.own.remove(d); err != nil {
@@ -107,12 +106,9 @@ func (s *Shelf) settle(d lode.Digest) (int64, bool) {
 // leave marks a replica as about to be dropped: it does not count for others
 // any more. False for one that is open, or promised.
 func (s *Shelf) leave(d lode.Digest) bool {
-	if s.open(d) {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Now().Before(s.promised[d]) {
+	if s.open(d) || time.Now().Before(s.promised[d]) {
 		return false
 	}
 	s.leaving[d] = true
@@ -130,7 +126,7 @@ func (s *Shelf) stay(d lode.Digest) {
 func (s *Shelf) drop(d lode.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.leaving[d] {
+	if !s.leaving[d] || s.open(d) {
 		return false
 	}
 	if err := s.own.remove(d); err != nil {

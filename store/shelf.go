@@ -19,7 +19,8 @@ import (
 // nothing.
 //
 // mu guards names, times and promises; it is held over a rename, a removal or
-// a change of time, never over content or a sync.
+// a change of time, never over content or its sync. Store.mu, the graves' and
+// the tree's come after it.
 type Shelf struct {
 	own   *tree   // replicas; nil: none are kept here
 	dead  *graves // nil where the home is not Replicas
@@ -62,15 +63,15 @@ func (s *Shelf) of() *Store {
 	return s.store
 }
 
-// open reports whether this node has the blob open.
+// open reports whether this node has the blob open; s.mu is held. One that is
+// opened next finds the file, or that it is gone and fetches it.
 func (s *Shelf) open(d lode.Digest) bool {
-	st := s.of()
-	if st == nil {
+	if s.store == nil {
 		return false
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.pins[d] > 0
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	return s.store.pins[d] > 0
 }
 
 // takes fails for a shelf that takes no replicas.
@@ -89,17 +90,26 @@ func (s *Shelf) cutoff(d lode.Digest) time.Time {
 	return s.dead.cutoff(d)
 }
 
+// behind is how far in the past a put may be dated: the clock of a node that is
+// further behind would make what it puts look old enough to be collected.
+const behind = time.Hour
+
 // admits is the time that a put of d gets here, or Gone.
 func (s *Shelf) admits(d lode.Digest, as PutAs) (time.Time, error) {
-	cut := s.cutoff(d)
-	switch {
-	case cut.Before(as.Modified):
-		return as.Modified, nil
-	case as.Repair:
-		return time.Time{}, lode.Errorf(lode.Gone, "blob %s was deleted after this copy of it was put", d)
-	default:
-		return cut.Add(1), nil
+	cut, at := s.cutoff(d), as.Modified
+	if as.Repair {
+		if !cut.Before(at) {
+			return at, lode.Errorf(lode.Gone, "blob %s was deleted after this copy of it was put", d)
+		}
+		return at, nil
 	}
+	if now := time.Now(); now.Sub(at) > behind {
+		at = now
+	}
+	if !cut.Before(at) {
+		at = cut.Add(1)
+	}
+	return at, nil
 }
 
 // Offer takes a blob that is here already and whole, makes it as young as the
@@ -115,9 +125,9 @@ func (s *Shelf) Offer(ctx context.Context, d lode.Digest, as PutAs) (Info, bool,
 	switch lode.KindOf(err) {
 	case "":
 	case lode.NotFound:
-		return Info{}, false, nil
+		return s.promote(ctx, d, as)
 	case lode.Damaged:
-		s.quarantine(d, err)
+		s.setAside(d, err)
 		return Info{}, false, nil
 	default:
 		return Info{}, false, err
@@ -131,6 +141,37 @@ func (s *Shelf) Offer(ctx context.Context, d lode.Digest, as PutAs) (Info, bool,
 		err = ioError("sync "+f.Name(), f.Sync())
 	}
 	return info, err == nil, err
+}
+
+// promote makes a replica of a cached copy; false where there is none.
+func (s *Shelf) promote(ctx context.Context, d lode.Digest, as PutAs) (Info, bool, error) {
+	st := s.of()
+	if st == nil || st.cache == nil {
+		return Info{}, false, nil
+	}
+	f, err := st.cache.open(ctx, d)
+	if err != nil {
+		return Info{}, false, nil
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return Info{}, false, ioError("stat "+f.Name(), err)
+	}
+	info, err := s.Receive(ctx, d, f, fi.Size(), as)
+	return info, err == nil, err
+}
+
+// uncache drops the copy of what is a replica now.
+func (s *Shelf) uncache(d lode.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.store; st != nil && st.cache != nil && !s.open(d) {
+		st.forget(d)
+		if err := st.cache.remove(d); err != nil {
+			s.log.Warn("a cached blob could not be removed", "err", err)
+		}
+	}
 }
 
 // renew gives d's file, which was just verified, the time of a put.
@@ -256,6 +297,7 @@ func (s *Shelf) place(d lode.Digest, sp *spool, as PutAs) (Info, error) {
 			return Info{}, err
 		}
 		if done {
+			s.uncache(d)
 			return Info{Digest: d, Size: sp.size, Modified: at}, ioError("write to "+s.own.root, s.own.syncNames(d))
 		}
 	}
@@ -423,16 +465,15 @@ func (s *Shelf) Delete(ctx context.Context, d lode.Digest, before time.Time) (bo
 	if err := s.takes(); err != nil {
 		return false, err
 	}
-	open := s.open(d)
-	gone, err := s.bury(d, before, open)
-	if st := s.of(); err == nil && !open && st != nil && st.cache != nil {
-		st.forget(d)
-		err = st.cache.remove(d)
+	gone, err := s.bury(d, before)
+	if err == nil {
+		s.uncache(d)
 	}
 	return gone, err
 }
 
-func (s *Shelf) bury(d lode.Digest, before time.Time, open bool) (bool, error) {
+// bury remembers a deletion and removes the replica that it covers.
+func (s *Shelf) bury(d lode.Digest, before time.Time) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -453,7 +494,7 @@ func (s *Shelf) bury(d lode.Digest, before time.Time, open bool) (bool, error) {
 	if missing || here.Modified.After(before) {
 		return false, nil
 	}
-	if open {
+	if s.open(d) {
 		return false, lode.Errorf(lode.Conflict, "blob %s is in use", d).WithHint("it goes when what reads it has ended")
 	}
 	return true, s.own.remove(d)

@@ -257,7 +257,11 @@ func (s *Store) openOwn(ctx context.Context, d lode.Digest) (*os.File, error) {
 	if err := s.replicas.heal(ctx, d, err); err != nil {
 		return nil, err
 	}
-	return s.own.open(ctx, d)
+	f, err = s.own.open(ctx, d)
+	if lode.KindOf(err) == lode.NotFound {
+		return nil, nil // another found it too, and fetches it now
+	}
+	return f, err
 }
 
 // hashFile reads through the descriptor, not a mapping: a bad sector is then

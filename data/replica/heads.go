@@ -19,6 +19,11 @@ const (
 	methodBad    = "blob.bad"
 )
 
+// Methods are the methods of a link that Serve answers.
+func Methods() []string {
+	return []string{methodPut, methodGet, methodHave, methodStat, methodDelete, methodList, methodBad}
+}
+
 const (
 	maxName    = 32   // bytes of a store's name
 	maxQueries = 1024 // in one blob.have: 40 KiB, one frame

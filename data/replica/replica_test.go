@@ -139,7 +139,7 @@ func TestRemote(t *testing.T) {
 		content := storetest.Bytes(size, uint64(size))
 		d := storetest.Digest(content)
 		all = append(all, d)
-		at := time.Now().Add(-time.Hour)
+		at := time.Now().Add(-30 * time.Minute)
 		info, err := r.Put(ctx, d, section(content), store.PutAs{Modified: at})
 		if err != nil || info.Digest != d || info.Size != int64(size) || !info.Modified.Equal(at) {
 			t.Errorf("%d bytes: Put = %+v, %v", size, info, err)

@@ -149,11 +149,11 @@ func (n *Node) isDown() bool {
 // Kill stops a node; all see it at once.
 func (n *Node) Kill() {
 	n.c.mu.Lock()
-	was := n.down
+	was, running := n.down, n.Store
 	n.down = true
 	n.c.mu.Unlock()
 	if !was {
-		n.Store.Close()
+		running.Close()
 	}
 }
 
