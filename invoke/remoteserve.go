@@ -72,7 +72,8 @@ func fill(body []byte, stream io.Reader, n int64) ([]byte, error) {
 // refuse tells that nothing was started.
 func (s *Service) refuse(in *link.Incoming, why byte, wait time.Duration) error {
 	s.spread.stats.pushed.Add(1)
-	return in.Reply(binary.AppendUvarint([]byte{wireVersion, wireRefused, why}, uint64(max(wait, 0))), nil)
+	in.Reply(appendWait([]byte{wireVersion, wireRefused, why}, wait), nil) // its error: nobody listens
+	return nil
 }
 
 // answerAsk answers the question how long a revision would wait.
@@ -195,9 +196,7 @@ func (v *arrival) admit(ctx context.Context, s *Service, to target, lim *lode.Li
 	wait, mean := s.standing(to, lim, time.Duration(s.used.entry(a.rev).run(s.used.now())))
 	if !placement.Admit(wait.Seconds(), mean.Seconds(), v.o.promised.Seconds(), v.o.rtt.Seconds()) {
 		v.told = true
-		if err := s.refuse(v.in, refusedFull, wait); err != nil {
-			return err
-		}
+		s.refuse(v.in, refusedFull, wait)
 		return errRefused
 	}
 	if err := v.in.Note(appendWait([]byte{noteQueued}, wait)); err != nil {
@@ -322,12 +321,14 @@ func (v *arrival) end(u *lode.Usage, err error) error {
 		}
 		return err
 	case err != nil:
-		return v.in.Reply(appendUsage([]byte{wireVersion, wireFailed}, u), appendFailure(err))
+		v.in.Reply(appendUsage([]byte{wireVersion, wireFailed}, u), appendFailure(err)) // its error: nobody listens
+		return nil
 	}
 	b := binary.AppendUvarint([]byte{wireVersion, wireWhole}, uint64(v.status))
 	head, more := splitHead(append(appendUsage(b, u), v.pairs...), 2)
 	if len(more) > 0 {
 		v.body = append(more, v.body...)
 	}
-	return v.in.Reply(head, v.body)
+	v.in.Reply(head, v.body) // as above
+	return nil
 }

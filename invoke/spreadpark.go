@@ -32,29 +32,29 @@ type parked struct {
 // where as many wait as may, Deadline, Cancelled, or Unavailable when the
 // service closes.
 func (j *journey) park(ctx context.Context) error {
-	sp, a := j.sp, j.a
+	sp, a, to := j.sp, j.a, j.to // the timer outlives the journey
 	p := &parked{begin: a.start, ready: make(chan struct{})}
 	bound := cmp.Or(j.lim.QueueMax, defaultQueueMax)
 	sp.mu.Lock()
-	l := sp.lots[j.to]
+	l := sp.lots[to]
 	if l == nil {
 		l = &lot{}
-		sp.lots[j.to] = l
+		sp.lots[to] = l
 	}
 	if len(l.waiting) >= bound && !a.w.patient {
 		sp.mu.Unlock()
-		return parkedFull(j.to, bound)
+		return parkedFull(to, bound)
 	}
 	at, _ := slices.BinarySearchFunc(l.waiting, p, func(x, p *parked) int { return x.begin.Compare(p.begin) })
 	l.waiting = slices.Insert(l.waiting, at, p)
 	sp.mu.Unlock()
 	sp.stats.parked.Add(1)
 	j.tries = append(j.tries, Try{What: "parked"})
-	timer := time.AfterFunc(parkLeast+rand.N(parkSpread), func() { sp.letGo(j.to) })
+	timer := time.AfterFunc(parkLeast+rand.N(parkSpread), func() { sp.letGo(to) })
 	err := j.wait(ctx, p)
 	if err != nil {
 		timer.Stop()
-		sp.unpark(j.to, p)
+		sp.unpark(to, p)
 		return err
 	}
 	j.refusals, j.down = 0, j.down[:0]

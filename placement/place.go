@@ -40,9 +40,7 @@ func gather(v View, w *Work, r *rand, state State, out *Choice) {
 			consider(v, w, int(i), state, out)
 		}
 	} else {
-		draw(sampled, func() bool {
-			return consider(v, w, int(holders[r.below(len(holders))]), state, out)
-		})
+		draw(r, sampled, len(holders), func(k int) bool { return consider(v, w, int(holders[k]), state, out) })
 	}
 	if w.Copies+w.Flying > 0 && w.Flying >= w.Copies {
 		return
@@ -51,24 +49,26 @@ func gather(v View, w *Work, r *rand, state State, out *Choice) {
 	if len(holders) == 0 {
 		strangers = sampled // nobody has it: two to choose from
 	}
-	if v.Len() == len(holders) {
-		return
-	}
-	draw(strangers, func() bool {
-		i := r.below(v.Len())
-		return consider(v, w, i, state, out)
-	})
-	// A small cluster is seen whole when chance found nobody.
+	draw(r, strangers, v.Len(), func(i int) bool { return consider(v, w, i, state, out) })
+	// A small cluster is seen whole when all that chance found take no work.
 	for i := 0; out.N == 0 && i < v.Len(); i++ {
 		consider(v, w, i, state, out)
 	}
 }
 
-// draw calls try until it has succeeded n times, or often enough.
-func draw(n int, try func() bool) {
-	for tries := 4 * n; n > 0 && tries > 0; tries-- {
-		if try() {
-			n--
+// lookOn is how many after the one that was drawn are looked at for one that
+// will do.
+const lookOn = 16
+
+// draw calls try with numbers below size until it has taken n of them: each
+// time with one at random and those that follow it.
+func draw(r *rand, n, size int, try func(int) bool) {
+	for ; n > 0 && size > 0; n-- {
+		from := r.below(size)
+		for k := range min(size, lookOn) {
+			if try((from + k) % size) {
+				break
+			}
 		}
 	}
 }
