@@ -5,39 +5,43 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync/atomic"
+	"time"
 
+	"lode"
 	"lode/api"
 	"lode/bus"
 )
 
 // audit keeps who changed what in a table of the bus, newest last. It keeps
-// the last auditKeep entries.
+// some more than the last auditKeep entries. A key is the time in microseconds,
+// 16 digits, and the node that wrote it, so that nodes do not get in each
+// other's way.
 type audit struct {
 	table *bus.Table
-	n     atomic.Uint64
+	node  lode.NodeID
+	last  atomic.Int64  // microseconds of the last key
+	n     atomic.Uint64 // entries written
 }
 
-const auditKeep = 10000
+const (
+	auditKeep  = 10000
+	auditSweep = 500 // entries between two looks at what is too old
+)
 
-func openAudit(ctx context.Context, b *bus.Bus) (*audit, error) {
+func openAudit(ctx context.Context, b *bus.Bus, node lode.NodeID) (*audit, error) {
 	t, err := b.Table(ctx, "audit")
-	if err != nil {
-		return nil, err
-	}
-	a := &audit{table: t}
-	es, err := t.List(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range es { // the table orders by key, and keys have a fixed width
-		var n uint64
-		fmt.Sscanf(e.Key, "%d", &n)
-		a.n.Store(max(a.n.Load(), n))
-	}
-	return a, nil
+	return &audit{table: t, node: node}, err
 }
 
-func auditKey(n uint64) string { return fmt.Sprintf("%016d", n) }
+// key is a new key, behind all that this node made.
+func (a *audit) key(at time.Time) string {
+	for {
+		last := a.last.Load()
+		if next := max(at.UnixMicro(), last+1); a.last.CompareAndSwap(last, next) {
+			return fmt.Sprintf("%016d-%s", next, a.node)
+		}
+	}
+}
 
 // RecordAudit is called after each write.
 func (a *audit) RecordAudit(ctx context.Context, e api.AuditEntry) error {
@@ -45,16 +49,22 @@ func (a *audit) RecordAudit(ctx context.Context, e api.AuditEntry) error {
 	if err != nil {
 		return err
 	}
-	n := a.n.Add(1)
-	if _, err := a.table.Put(ctx, auditKey(n), b); err != nil {
+	if _, err := a.table.Put(ctx, a.key(time.Now()), b); err != nil {
 		return err
 	}
-	if n > auditKeep {
-		if old, ok, err := a.table.Get(ctx, auditKey(n-auditKeep)); err == nil && ok {
-			return a.table.Delete(ctx, old.Key, old.Rev)
-		}
+	if a.n.Add(1)%auditSweep == 0 {
+		return a.trim(ctx)
 	}
 	return nil
+}
+
+// trim drops the oldest entries.
+func (a *audit) trim(ctx context.Context) error {
+	es, err := a.table.List(ctx, "")
+	for i := 0; err == nil && i < len(es)-auditKeep; i++ {
+		err = a.table.Delete(ctx, es[i].Key, 0)
+	}
+	return err
 }
 
 // ListAudit is newest first.

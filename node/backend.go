@@ -16,7 +16,21 @@ import (
 // backend is what stands behind /v1.
 func (n *Node) backend() api.Backend {
 	return api.Backend{Apps: apps{n}, Blobs: blobs{n}, Calls: calls{n}, Queues: queues{n}, Datasets: datasets{n}, Jobs: jobs{n}, Secrets: secrets{n},
-		Tokens: n.tokens, Logs: logs{n}, Cluster: cluster{n}, Audit: n.audit}
+		Tokens: n.tokens, Logs: logs{n}, Cluster: cluster{n}, Nodes: nodes{n}, Audit: n.audit}
+}
+
+// everywhere is backend for the whole cluster.
+func (n *Node) everywhere() api.Backend {
+	e := &api.Everywhere{Node: n.Name(), Own: n.backend(), Peers: func() []api.Peer {
+		var out []api.Peer
+		for _, p := range n.fleet.link.Peers() {
+			if p.Up {
+				out = append(out, api.Peer{Node: string(p.Node), Client: n.client(p.Node, "")})
+			}
+		}
+		return out
+	}}
+	return e.Backend()
 }
 
 // queues are declared queues and how full they are.

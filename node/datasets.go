@@ -11,6 +11,7 @@ import (
 	"lode/catalog"
 	"lode/data"
 	"lode/invoke"
+	"lode/store"
 )
 
 // datasets is api.Datasets over data.
@@ -86,6 +87,9 @@ func (d datasets) PutDataset(ctx context.Context, ns lode.Namespace, name lode.N
 	if e, ok := d.catalog.Lookup(ns, name); ok {
 		spec = overlay(spec, *e.Dataset)
 	}
+	if spec.Copies > 0 {
+		ctx = store.WithCopies(ctx, spec.Copies)
+	}
 	if _, err := d.data.Put(ctx, ns, name, data.PutOptions{Append: o.Append, Spec: spec}, files); err != nil {
 		return api.Dataset{}, err
 	}
@@ -149,8 +153,15 @@ func (d datasets) RemoveVersion(ctx context.Context, ns lode.Namespace, name lod
 
 // CollectDatasets frees what nothing names. The grace protects uploads and
 // jobs under way.
-func (d datasets) CollectDatasets(ctx context.Context, _ lode.Namespace) (api.Collected, error) {
-	c, err := d.data.Collect(ctx, data.DefaultGrace, d.jobs.Roots)
+func (d datasets) CollectDatasets(ctx context.Context, ns lode.Namespace) (api.Collected, error) {
+	own, far, err := d.coordinator(ctx, ns)
+	if err != nil {
+		return api.Collected{}, err
+	}
+	if far != nil {
+		return far.CollectDatasets(ctx)
+	}
+	c, err := d.data.Collect(ctx, data.DefaultGrace, own.Roots)
 	return api.Collected{Blobs: c.Blobs, Bytes: c.Bytes}, err
 }
 

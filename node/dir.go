@@ -21,10 +21,12 @@ import (
 //	code.key      32 random bytes: authenticates compiled code
 //	secrets.key   the identity that secrets are sealed to
 //	lode.sock     the management door for whoever may open it
+//	node/         who this node is: its key, its certificate, the other nodes
+//	join.json     what it was told of the bus when it joined
 //	bus/          control state and queues
-//	blobs/        artifacts and compiled code
-//	data/         datasets, unless their home is a bucket
-//	cache/        copies of blobs whose home is a bucket
+//	blobs/        artifacts and compiled code: this node's copies
+//	data/         datasets, unless their home is a bucket: this node's copies
+//	cache/        further copies, dropped when the room is needed
 //	logs/         what functions and the node said
 type dir struct {
 	path string
@@ -68,6 +70,12 @@ func (d *dir) checkFormat() error {
 			WithHint("run the version of lode that wrote it")
 	}
 	return nil
+}
+
+// has reports whether there is something of that name in the folder.
+func (d *dir) has(name string) bool {
+	_, err := os.Stat(d.file(name))
+	return err == nil
 }
 
 func (d *dir) file(name ...string) string {
@@ -121,7 +129,7 @@ func (d *dir) close() {
 
 // adminToken returns the folder's admin token and makes it at the first start,
 // or when its file was removed (which revokes the old one).
-func (d *dir) adminToken(ctx context.Context, t *tokens) (string, error) {
+func (d *dir) adminToken(ctx context.Context, t *tokens, node lode.NodeID) (string, error) {
 	b, err := os.ReadFile(d.file("admin.token"))
 	if err == nil {
 		token := strings.TrimSpace(string(b))
@@ -131,7 +139,7 @@ func (d *dir) adminToken(ctx context.Context, t *tokens) (string, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", lode.Errorf(lode.Internal, "read the admin token: %w", err)
 	}
-	token, err := t.mintAdmin(ctx)
+	token, err := t.mintAdmin(ctx, node)
 	if err != nil {
 		return "", err
 	}

@@ -11,7 +11,6 @@ import (
 	"lode/data"
 	"lode/gateway"
 	"lode/internal/telemetry"
-	"lode/store"
 )
 
 // directory lets the gateway look things up in the catalog.
@@ -73,6 +72,12 @@ func (c checkTokens) Check(ctx context.Context, token string) (gateway.Grant, er
 	return gateway.Grant{Role: gateway.Role(g.Role), Namespace: g.Namespace}, err
 }
 
+// Secret finds the secret key behind an AWS access key.
+func (c checkTokens) Secret(ctx context.Context, accessKey string) (string, gateway.Grant, error) {
+	secret, g, err := c.t.Secret(ctx, accessKey)
+	return secret, gateway.Grant{Role: gateway.Role(g.Role), Namespace: g.Namespace}, err
+}
+
 // tails lets the gateway find what an invocation logged.
 type tails struct{ t *telemetry.Telemetry }
 
@@ -117,30 +122,14 @@ func (r registers) List(ctx context.Context, prefix string) ([]data.Register, er
 	return out, err
 }
 
-// openHome opens where datasets are durable.
-func openHome(ctx context.Context, b *Bucket, dir string) (store.Home, error) {
-	if b == nil {
-		return store.OpenDir(dir)
-	}
-	c, err := store.ParseS3(b.Place)
-	if err != nil {
-		return nil, err
-	}
-	c.Endpoint, c.Region = b.Endpoint, b.Region
-	return store.OpenS3(ctx, c)
-}
-
 func openCatalog(ctx context.Context, n *Node) (*catalog.Catalog, error) {
-	sealer, err := catalog.OpenKeyFile(n.dir.file("secrets.key"))
-	if err != nil {
-		return nil, err
-	}
-	return catalog.Open(ctx, n.bus, catalog.Config{Artifacts: n.artifacts, Sealer: sealer, Now: time.Now, Logger: n.cfg.Logger})
+	return catalog.Open(ctx, n.bus, catalog.Config{Artifacts: n.artifacts, Sealer: n.fleet.sealer, Now: time.Now, Logger: n.cfg.Logger})
 }
 
 var (
 	_ gateway.Directory = directory{}
 	_ gateway.Tokens    = checkTokens{}
+	_ gateway.Keys      = checkTokens{}
 	_ gateway.Logs      = tails{}
 	_ data.Registers    = registers{}
 )

@@ -6,9 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -197,32 +197,50 @@ func bodied(t lode.Trigger, body []byte) *lode.Request {
 
 var _ job.Runner = (*jobRunner)(nil)
 
-func (n *Node) openJobs(ctx context.Context) error {
+// newJobs opens what coordinates jobs; only the keeper has it.
+func (n *Node) newJobs(ctx context.Context) (*job.Jobs, error) {
 	regs, err := n.bus.Table(ctx, "jobs")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n.jobs, err = job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Cores: runtime.NumCPU(), Deliver: jobs{n}.deliver, Log: n.cfg.Logger})
-	if err != nil {
-		return err
-	}
-	n.opened("jobs", plain(n.jobs.Close))
-	return nil
+	return job.Open(ctx, job.Config{Store: n.shards, Registers: registers{regs}, Datasets: n.data, Runner: n.runner, Cluster: workers{n}, Deliver: jobs{n}.deliver, Log: n.cfg.Logger})
 }
+
+// coordinator is this node's jobs if it is the keeper, else the keeper's door.
+func (n *Node) coordinator(ctx context.Context, ns lode.Namespace) (*job.Jobs, *api.Client, error) {
+	for end := time.Now().Add(keeperWait); ; wait(ctx, 50*time.Millisecond) {
+		keeper, own := n.seat.who()
+		switch {
+		case own != nil:
+			return own, nil, nil
+		case keeper != "" && keeper != n.fleet.id && !local(ctx):
+			return nil, n.client(keeper, ns), nil
+		case !time.Now().Before(end) || ctx.Err() != nil:
+			return nil, nil, noKeeper()
+		}
+	}
+}
+
+// keeperWait is how long a request waits for a keeper.
+const keeperWait = 5 * time.Second
 
 // jobs is api.Jobs over data/job.
 type jobs struct{ *Node }
 
 // CreateJob resolves what the job runs, compiles inline code, and starts it.
 func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (api.Job, error) {
-	if len(s.Where) > 0 {
-		return api.Job{}, lode.Errorf(lode.Unavailable, "--where chooses among nodes, and this is the only one").WithHint("leave it out")
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if far != nil {
+		return far.CreateJob(ctx, s)
 	}
 	w, err := j.what(ctx, ns, s)
 	if err != nil {
 		return api.Job{}, err
 	}
-	spec := job.Spec{Namespace: ns, What: w, Dataset: s.Dataset, Version: s.Version, Reduce: s.Reduce, Limit: s.Limit, Retries: s.Retries, Labels: map[string]string{}}
+	spec := job.Spec{Namespace: ns, What: w, Dataset: s.Dataset, Version: s.Version, Reduce: s.Reduce, Limit: s.Limit, Retries: s.Retries, Where: s.Where, Labels: map[string]string{}}
 	if spec.Reduce == "" && w.Function != nil && w.Builtin == "" {
 		spec.Reduce = reduceOf(w)
 	}
@@ -235,7 +253,7 @@ func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (
 	for _, old := range j.runner.forget(time.Now().Add(-10 * time.Minute)) {
 		j.pools.drop(old)
 	}
-	v, err := j.jobs.Start(ctx, spec)
+	v, err := own.Start(ctx, spec)
 	if err != nil {
 		return api.Job{}, err
 	}
@@ -337,7 +355,11 @@ func (o *oneFile) Next() (string, int64, io.Reader, error) {
 func (j jobs) wire(v job.Job) api.Job {
 	out := api.Job{ID: v.ID, State: v.State, Function: v.What.Label, Dataset: v.Dataset, Version: v.Version, Reduce: v.Reduce, Into: lode.Name(v.Labels["into"]),
 		Created: v.Created, Ended: v.Ended, Shards: v.Shards, Done: v.Done, Running: v.Running, Retried: v.Retried, Bytes: v.Bytes, Read: v.Read,
-		Moved: v.Moved(), CPU: v.CPU, Nodes: []string{j.cfg.Name}, Error: v.Error}
+		Moved: v.Moved(), CPU: v.CPU, Error: v.Error}
+	for _, k := range v.Nodes {
+		out.Nodes = append(out.Nodes, string(k.Node))
+		out.Shares = append(out.Shares, api.JobShare{Node: string(k.Node), Shards: k.Shards, Retried: k.Retried + k.Lost, Read: k.Read, Moved: k.Fetched + k.Partial, Lost: k.Lost > 0})
+	}
 	if !v.Started.IsZero() {
 		end := v.Ended
 		if end.IsZero() {
@@ -352,7 +374,14 @@ func (j jobs) wire(v job.Job) api.Job {
 }
 
 func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (api.List[api.Job], error) {
-	vs, err := j.jobs.List(ctx, ns)
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return api.List[api.Job]{}, err
+	}
+	if far != nil {
+		return far.ListJobs(ctx, p)
+	}
+	vs, err := own.List(ctx, ns)
 	if err != nil {
 		return api.List[api.Job]{}, err
 	}
@@ -374,28 +403,56 @@ func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (api.
 }
 
 func (j jobs) GetJob(ctx context.Context, ns lode.Namespace, id string, wait time.Duration) (api.Job, error) {
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if far != nil {
+		return far.GetJob(ctx, id, wait)
+	}
 	if wait > 0 {
 		wctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
-		if _, err := j.jobs.Wait(wctx, ns, id); err != nil && wctx.Err() == nil {
+		if _, err := own.Wait(wctx, ns, id); err != nil && wctx.Err() == nil {
 			return api.Job{}, err
 		}
 	}
-	v, err := j.jobs.Get(ctx, ns, id)
+	v, err := own.Get(ctx, ns, id)
 	return j.wire(v), err
 }
 
 func (j jobs) WatchJob(ctx context.Context, ns lode.Namespace, id string, see func(api.Job) error) error {
-	return j.jobs.Watch(ctx, ns, id, func(v job.Job) error { return see(j.wire(v)) })
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return err
+	}
+	if far != nil {
+		return far.WatchJob(ctx, id, see)
+	}
+	return own.Watch(ctx, ns, id, func(v job.Job) error { return see(j.wire(v)) })
 }
 
 func (j jobs) CancelJob(ctx context.Context, ns lode.Namespace, id string) (api.Job, error) {
-	v, err := j.jobs.Cancel(ctx, ns, id)
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if far != nil {
+		return far.CancelJob(ctx, id)
+	}
+	v, err := own.Cancel(ctx, ns, id)
 	return j.wire(v), err
 }
 
 func (j jobs) JobResult(ctx context.Context, ns lode.Namespace, id string) (api.Content, error) {
-	b, r, err := j.jobs.Body(ctx, ns, id)
+	own, far, err := j.coordinator(ctx, ns)
+	if err != nil {
+		return api.Content{}, err
+	}
+	if far != nil {
+		return far.JobResult(ctx, id)
+	}
+	b, r, err := own.Body(ctx, ns, id)
 	if err != nil {
 		return api.Content{}, err
 	}
@@ -403,17 +460,27 @@ func (j jobs) JobResult(ctx context.Context, ns lode.Namespace, id string) (api.
 }
 
 func (c cluster) explainJob(ctx context.Context, ns lode.Namespace, id string) (api.Explanation, error) {
-	v, err := c.jobs.Get(ctx, ns, id)
+	w, err := jobs(c).GetJob(ctx, ns, id, 0)
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	w := jobs(c).wire(v)
 	out := api.Explanation{Ref: id, Kind: "job", Job: &w, Facts: map[string]string{}, Steps: []api.Step{}}
-	out.Summary = strings.Join([]string{v.What.Label, "on", string(v.Dataset) + "@" + strconv.Itoa(v.Version), string(v.State)}, " ")
-	out.Facts["placement"] = "every shard is on node " + c.cfg.Name + ", so the code went there"
-	out.Facts["read in place"] = bytesText(v.Read)
-	out.Facts["moved"] = bytesText(v.Moved())
-	out.Facts["reduce"] = v.Reduce
+	out.Summary = strings.Join([]string{w.Function, "on", string(w.Dataset) + "@" + strconv.Itoa(w.Version), string(w.State)}, " ")
+	for _, k := range w.Shares {
+		text := fmt.Sprintf("node %s: %d shards, %s read in place, %s moved", k.Node, k.Shards, bytesText(k.Read), bytesText(k.Moved))
+		why := ""
+		if k.Retried > 0 {
+			why = fmt.Sprintf("%d tried again", k.Retried)
+		}
+		if k.Lost {
+			why += "; the node was lost"
+		}
+		out.Steps = append(out.Steps, api.Step{What: text, Why: strings.TrimPrefix(why, "; ")})
+	}
+	out.Facts["placement"] = "shards ran where they are, as far as nodes had room; the rest moved"
+	out.Facts["read in place"] = bytesText(w.Read)
+	out.Facts["moved"] = bytesText(w.Moved)
+	out.Facts["reduce"] = w.Reduce
 	return out, nil
 }
 

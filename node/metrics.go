@@ -36,14 +36,17 @@ func (n *Node) queued() (sum float64) {
 // keepJobs is how long jobs that have ended are remembered.
 const keepJobs = 7 * 24 * time.Hour
 
-// sweep forgets old jobs and artifacts, at the start and once an hour.
+// sweep forgets old jobs and artifacts, when this node becomes the keeper and
+// once an hour.
 func (n *Node) sweep(ctx context.Context) {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
 	for {
 		now := time.Now()
-		if _, err := n.jobs.Prune(ctx, now.Add(-keepJobs)); err != nil && ctx.Err() == nil {
-			n.cfg.Logger.Warn("old jobs are not forgotten", "err", err)
+		if _, own := n.seat.who(); own != nil {
+			if _, err := own.Prune(ctx, now.Add(-keepJobs)); err != nil && ctx.Err() == nil {
+				n.cfg.Logger.Warn("old jobs are not forgotten", "err", err)
+			}
 		}
 		if _, err := n.collectArtifacts(ctx, now.Add(-keepArtifacts)); err != nil && ctx.Err() == nil {
 			n.cfg.Logger.Warn("old artifacts are not deleted", "err", err)

@@ -3,15 +3,20 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -37,10 +42,31 @@ type Config struct {
 	// Dir is the data folder: made if missing, locked while the node runs.
 	Dir string
 	// Listen is the gateway's address; "" = 127.0.0.1:5633. Port 0 takes a
-	// free one. Only loopback addresses are taken.
+	// free one. Off loopback every door but public routes asks for a token.
 	Listen string
-	// Name of the node; "" = the host's name.
+	// Peers is where other nodes reach this one; "" = Listen with its port
+	// plus 1. Routes is where members of the bus do; "" = plus 2.
+	Peers, Routes string
+	// Hosts are names by which a node off loopback is reached, beside its
+	// addresses.
+	Hosts []string
+	// Name of the node in its cluster; "" = the host's, with a number behind
+	// it where that is taken.
 	Name string
+	// Join says which cluster to join: HOST[:PORT] of a node's peer port, and
+	// the token that lets this node in. It is only asked while the folder
+	// belongs to no cluster. Nil: this is the first node of one.
+	Join func(context.Context) (addr, token string, err error)
+	// Zone and Labels are told to the others: copies go to several zones, and
+	// jobs to nodes with a label.
+	Zone   string
+	Labels map[string]string
+	// NATS is a cluster of the user's own that keeps the bus; nil = the nodes
+	// keep it.
+	NATS *NATS
+	// RepairAfter is how long a node may be lost before copies are made of
+	// what it held, and its seat on the bus is given to another; 0 = 1 min.
+	RepairAfter time.Duration
 	// Bucket is where datasets are durable; nil = a folder in Dir.
 	Bucket *Bucket
 	// CodeBudget bounds loaded programs, in bytes; 0 = 512 MiB.
@@ -56,6 +82,8 @@ type Config struct {
 	Version, Commit string
 	// Logger gets what the node says; nil = slog.Default.
 	Logger *slog.Logger
+
+	public bool // it listens off loopback
 }
 
 // Bucket is an S3-compatible bucket. Its keys come from the environment
@@ -67,6 +95,12 @@ type Bucket struct {
 	Region   string
 }
 
+// NATS is a NATS cluster of the user's own.
+type NATS struct {
+	URL   string
+	Creds string // file with credentials, or ""
+}
+
 // DefaultListen is the address of a node that was told none.
 const DefaultListen = "127.0.0.1:5633"
 
@@ -75,8 +109,20 @@ type Node struct {
 	cfg     Config
 	started time.Time
 	token   string
+	manager http.Handler // of /v1
+	codeKey []byte       // authenticates compiled code; of the whole cluster
 
 	dir       *dir
+	fleet     *fleet
+	busOpen   chan struct{} // closed when bus is set
+	open      chan struct{} // closed when every room is open
+	seat      *seat
+	drain     drain
+	moves     sync.Mutex // one change of the bus's members at a time
+	moving    atomic.Pointer[moveText]
+	poked     chan struct{}
+	replicas  map[string]*store.Replicas // by store; none where the home is a bucket
+	executor  *job.Executor
 	telemetry *telemetry.Telemetry
 	bus       *bus.Bus
 	artifacts *store.Store
@@ -87,7 +133,6 @@ type Node struct {
 	pools     *pools
 	invoke    *invoke.Service
 	data      *data.Datasets
-	jobs      *job.Jobs
 	runner    *jobRunner
 	scratch   string // folder that programs pass through on their way to workers
 	tokens    *tokens
@@ -116,11 +161,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2)}
+	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), poked: make(chan struct{}, 1), replicas: map[string]*store.Replicas{}}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.runner = &jobRunner{invoke: func() *invoke.Service { return n.invoke }, revs: map[lode.Name]*jobRev{}}
-	for _, step := range []func(context.Context) error{n.openDir, n.openTelemetry, n.openBus, n.openStores, n.openCatalog, n.openEngine,
-		n.openData, n.openInvoke, n.openJobs, n.openGateway, n.openMetrics, n.listen} {
+	for _, step := range []func(context.Context) error{n.openDir, n.openTelemetry, n.bind, n.openFleet, n.openBus, n.openStores, n.openCatalog, n.openEngine,
+		n.openData, n.openInvoke, n.openSeat, n.openGateway, n.openMetrics, n.listen} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close(context.WithoutCancel(ctx)))
 		}
@@ -139,12 +184,18 @@ func (c *Config) setDefaults() error {
 	if err != nil {
 		return lode.Errorf(lode.Invalid, "listen address %q: %w", c.Listen, err).WithHint("127.0.0.1:5633, for example")
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return lode.Errorf(lode.Unavailable, "this version listens on loopback only, not on %s", host).
-			WithHint("leave the address out; a reverse proxy on this machine must set Host to localhost")
+	c.public = !loopback(host)
+	if c.Peers == "" {
+		c.Peers = plusPort(c.Listen, 1)
 	}
-	if c.Name == "" {
-		c.Name, _ = os.Hostname()
+	if c.Routes == "" {
+		c.Routes = plusPort(c.Listen, 2)
+	}
+	if c.Routes, err = somePort(c.Routes); err != nil {
+		return err
+	}
+	if c.RepairAfter <= 0 {
+		c.RepairAfter = time.Minute
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -169,8 +220,26 @@ func (n *Node) openDir(context.Context) (err error) {
 	return nil
 }
 
+// bind takes the gateway's port where any will do: the others must be told
+// which it is. Where it is known nobody is let in before the node is ready.
+func (n *Node) bind(context.Context) (err error) {
+	if _, port, _ := net.SplitHostPort(n.cfg.Listen); port != "0" {
+		return nil
+	}
+	n.listener, err = n.take()
+	return err
+}
+
+func (n *Node) take() (net.Listener, error) {
+	ln, err := net.Listen("tcp", n.cfg.Listen)
+	if err != nil {
+		return nil, lode.Errorf(lode.Conflict, "listen on %s: %w", n.cfg.Listen, err).WithHint("is another node running? choose another port with --port")
+	}
+	return ln, nil
+}
+
 func (n *Node) openTelemetry(ctx context.Context) (err error) {
-	n.telemetry, err = telemetry.Open(ctx, telemetry.Config{Dir: n.dir.file("logs"), Endpoint: n.cfg.OTLP, Node: n.cfg.Name, Version: n.cfg.Version,
+	n.telemetry, err = telemetry.Open(ctx, telemetry.Config{Dir: n.dir.file("logs"), Endpoint: n.cfg.OTLP, Node: n.nodeName(), Version: n.cfg.Version,
 		Sandboxes: func(ns, name string) (int, int) { return n.pools.count(lode.Namespace(ns), lode.Name(name)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
@@ -179,39 +248,80 @@ func (n *Node) openTelemetry(ctx context.Context) (err error) {
 	return nil
 }
 
+// openBus opens the bus, and tells the others that this node is up.
 func (n *Node) openBus(ctx context.Context) (err error) {
-	if n.bus, err = bus.Open(ctx, bus.Config{Dir: n.dir.file("bus"), Logger: n.cfg.Logger}); err != nil {
+	cfg := bus.Config{Dir: n.dir.file("bus"), Logger: n.cfg.Logger, Node: n.fleet.id}
+	if r := n.cfg.NATS; r != nil {
+		cfg.Remote = &bus.Remote{URL: r.URL, Creds: r.Creds}
+	} else {
+		if cfg.Cluster, err = n.busCluster(); err != nil {
+			return err
+		}
+	}
+	if n.bus, err = bus.Open(ctx, cfg); err != nil {
 		return err
 	}
+	close(n.busOpen)
 	n.opened("bus", plain(n.bus.Close))
-	if n.tokens, err = openTokens(ctx, n.bus, time.Now); err != nil {
+	if err := n.awaitBus(ctx); err != nil {
 		return err
 	}
-	if n.audit, err = openAudit(ctx, n.bus); err != nil {
+	if err := n.fleet.announce(ctx); err != nil {
 		return err
 	}
-	n.token, err = n.dir.adminToken(ctx, n.tokens)
+	if n.tokens, err = openTokens(ctx, n.bus, n.fleet.sealer, time.Now); err != nil {
+		return err
+	}
+	if n.audit, err = openAudit(ctx, n.bus, n.fleet.id); err != nil {
+		return err
+	}
+	if n.codeKey, err = n.dir.key(func(b []byte) { rand.Read(b) }); err != nil {
+		return err
+	}
+	n.token, err = n.dir.adminToken(ctx, n.tokens, n.fleet.id)
 	return err
 }
 
-func (n *Node) openStores(ctx context.Context) error {
-	home, err := store.OpenDir(n.dir.file("blobs"))
+// busCluster is how the bus reaches the other nodes.
+func (n *Node) busCluster() (*bus.ClusterConfig, error) {
+	f := n.fleet
+	c := &bus.ClusterConfig{Listen: advertisedHost(n.cfg.Routes), Dial: f.dialBus, Ask: f.ask, Known: f.known, Changed: func(bus.Layout) { n.poke() },
+		Server: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }, Client: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }}
+	b, err := os.ReadFile(n.dir.file("join.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
 	if err != nil {
-		return err
+		return nil, lode.Errorf(lode.Internal, "read what this node was told at its join: %w", err)
 	}
-	if n.artifacts, err = store.Open(store.Config{Home: home, Log: n.cfg.Logger}); err != nil {
-		return err
+	c.Join = new(bus.Layout)
+	if err := json.Unmarshal(b, c.Join); err != nil {
+		return nil, lode.Errorf(lode.Damaged, "%s: %w", n.dir.file("join.json"), err)
 	}
-	n.opened("artifacts", plain(n.artifacts.Close))
-	shards, err := openHome(ctx, n.cfg.Bucket, n.dir.file("data"))
-	if err != nil {
-		return err
+	return c, nil
+}
+
+// awaitBus waits until the bus answers. A member that starts alone has to wait
+// for others.
+func (n *Node) awaitBus(ctx context.Context) error {
+	for told := time.Now(); ; {
+		_, err := n.bus.Table(ctx, "cluster")
+		if err == nil {
+			return nil
+		}
+		if k := lode.KindOf(err); k != lode.Unavailable && k != lode.Deadline || ctx.Err() != nil {
+			return err
+		}
+		if time.Since(told) > 4*time.Second {
+			told = time.Now()
+			var names []lode.NodeID
+			for _, m := range n.bus.Layout().Members {
+				names = append(names, m.Node)
+			}
+			n.cfg.Logger.Warn("waiting for the bus: a majority of its members must be up", "members", names, "err", err)
+		}
+		wait(ctx, 100*time.Millisecond)
 	}
-	if n.shards, err = store.Open(store.Config{Home: shards, Cache: n.dir.file("cache"), Log: n.cfg.Logger}); err != nil {
-		return err
-	}
-	n.opened("shards", plain(n.shards.Close))
-	return nil
 }
 
 func (n *Node) openCatalog(ctx context.Context) error {
@@ -224,10 +334,7 @@ func (n *Node) openCatalog(ctx context.Context) error {
 }
 
 func (n *Node) openEngine(ctx context.Context) error {
-	key, err := n.dir.key(func(b []byte) { rand.Read(b) })
-	if err != nil {
-		return err
-	}
+	key, err := n.codeKey, error(nil)
 	if n.scratch, err = openScratch(n.dir.path); err != nil {
 		return err
 	}
@@ -294,25 +401,24 @@ func openScratch(data string) (string, error) {
 	return path, nil
 }
 
-func (n *Node) openInvoke(ctx context.Context) error {
-	queues, err := n.bus.OpenQueues(ctx, "queues", bus.QueuesConfig{})
-	if err != nil {
-		return err
-	}
+func (n *Node) openInvoke(ctx context.Context) (err error) {
+	own, _ := n.fleet.members.Get(n.fleet.id)
 	n.invoke, err = invoke.Open(ctx, invoke.Config{Catalog: resolver{n.catalog, n.runner}, Pools: n.pools, Datasets: datasetOps{n.data}, Observer: n.pools,
-		Tables: invoke.BusTables(n.bus), Queues: invoke.BusQueues(queues), Node: n.cfg.Name, Logger: n.cfg.Logger})
+		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
 	n.opened("invoke", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, shutdownWait)
 		defer cancel()
-		n.invoke.Drain(ctx) // what is cut is run again at the next start
+		n.invoke.Drain(ctx)
 		return n.invoke.Close()
 	})
+	n.executor = job.NewExecutor(job.ExecutorConfig{Store: n.shards, Datasets: n.data, Runner: n.runner, Cores: runtime.NumCPU(), Log: n.cfg.Logger})
 	stop := n.catalog.Watch(n.pools.changed)
 	n.opened("watch", func(context.Context) error { stop(); return nil })
 	n.pools.changed(n.catalog.Generation())
+	close(n.open)
 	return nil
 }
 
@@ -326,7 +432,7 @@ func (n *Node) openData(ctx context.Context) error {
 }
 
 func (n *Node) openGateway(context.Context) (err error) {
-	n.gateway, err = gateway.New(gateway.Config{Node: n.cfg.Name, Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
+	n.gateway, err = gateway.New(gateway.Config{Node: n.Name(), Public: n.cfg.public, Hosts: n.hosts(), Ready: n.ready, Linger: n.linger(), Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
 		Logs: tails{n.telemetry}, Manage: n.manage(), Metrics: n.telemetry.Metrics(), Refused: func(k lode.Kind) { n.telemetry.Refused(string(k)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
@@ -334,6 +440,7 @@ func (n *Node) openGateway(context.Context) (err error) {
 	n.opened("gateway", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, shutdownWait)
 		defer cancel()
+		n.invoke.SetDraining(true) // the others hear of it while the gateway lingers
 		err := n.gateway.Shutdown(ctx)
 		n.serving.Wait()
 		return errors.Join(err, n.gateway.Close())
@@ -342,7 +449,13 @@ func (n *Node) openGateway(context.Context) (err error) {
 }
 
 func (n *Node) openMetrics(context.Context) error {
-	n.background.Go(func() { n.sweep(n.ctx) })
+	n.opened("background", func(context.Context) error {
+		n.stop()
+		n.background.Wait()
+		return nil
+	})
+	n.background.Go(func() { n.mendBlobs(n.ctx) })
+	n.background.Go(func() { n.drains(n.ctx) })
 	return n.gauges()
 }
 
@@ -352,7 +465,8 @@ const shutdownWait = 10 * time.Second
 
 // manage mounts the management API behind the gateway's checks.
 func (n *Node) manage() func(http.ResponseWriter, *http.Request, gateway.Grant) {
-	server := api.NewServer(n.backend(), api.WithLogger(n.cfg.Logger))
+	server := api.NewServer(n.everywhere(), api.WithLogger(n.cfg.Logger))
+	n.manager = server
 	return func(w http.ResponseWriter, r *http.Request, g gateway.Grant) {
 		if _, ok := api.GrantOf(r.Context()); !ok && r.Header.Get("Authorization") == "" {
 			r = r.WithContext(api.WithGrant(r.Context(), api.Grant{Token: "socket", Role: api.Role(g.Role), Namespace: g.Namespace}))
@@ -362,11 +476,14 @@ func (n *Node) manage() func(http.ResponseWriter, *http.Request, gateway.Grant) 
 }
 
 func (n *Node) listen(context.Context) error {
-	ln, err := net.Listen("tcp", n.cfg.Listen)
-	if err != nil {
-		return lode.Errorf(lode.Conflict, "listen on %s: %w", n.cfg.Listen, err).WithHint("is another node running? choose another port with --port")
+	if n.listener == nil {
+		ln, err := n.take()
+		if err != nil {
+			return err
+		}
+		n.listener = ln
 	}
-	n.listener = ln
+	ln := n.listener
 	n.serve("gateway", func() error { return n.gateway.Serve(ln) })
 	os.Remove(n.SocketPath()) // of a node that was killed; the lock says it is gone
 	sock, err := net.Listen("unix", n.SocketPath())
@@ -392,14 +509,30 @@ func (n *Node) serve(name string, f func() error) {
 	})
 }
 
+// fail ends the node: whoever runs it closes it.
+func (n *Node) fail(err error) {
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
 // URL is the base of the node's doors.
-func (n *Node) URL() string { return "http://" + n.listener.Addr().String() }
+func (n *Node) URL() string { return "http://" + n.gatewayAddr() }
+
+// gatewayAddr is where clients reach the node.
+func (n *Node) gatewayAddr() string {
+	if n.listener == nil {
+		return advertisedHost(n.cfg.Listen)
+	}
+	return advertised(n.cfg.Listen, n.listener.Addr())
+}
 
 // Addr is the gateway's address.
 func (n *Node) Addr() string { return n.listener.Addr().String() }
 
-// Name is the node's name.
-func (n *Node) Name() string { return n.cfg.Name }
+// Name is the node's name in its cluster.
+func (n *Node) Name() string { return string(n.fleet.id) }
 
 // Dir is the data folder.
 func (n *Node) Dir() string { return n.dir.path }
@@ -423,8 +556,9 @@ func (n *Node) Close(ctx context.Context) error {
 		if n.gateway != nil {
 			n.gateway.Drain()
 		}
-		n.stop()
-		n.background.Wait()
+		if n.invoke != nil {
+			n.invoke.SetDraining(true)
+		}
 		for i := len(n.closers) - 1; i >= 0; i-- {
 			if err := n.closers[i].close(ctx); err != nil {
 				n.err = errors.Join(n.err, fmt.Errorf("close %s: %w", n.closers[i].name, err))

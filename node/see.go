@@ -48,7 +48,7 @@ type cluster struct{ *Node }
 
 func (c cluster) Top(_ context.Context, ns lode.Namespace) (api.Top, error) {
 	s := c.engine.Stats()
-	out := api.Top{At: time.Now().UTC(), Node: c.cfg.Name, Uptime: time.Since(c.started).Seconds(), Memory: residentBytes(), Sandboxes: s.Memory, Cache: s.Bytes, Rows: []api.TopRow{}}
+	out := api.Top{At: time.Now().UTC(), Node: c.Name(), Uptime: time.Since(c.started).Seconds(), Memory: residentBytes(), Sandboxes: s.Memory, Cache: s.Bytes, Rows: []api.TopRow{}}
 	queued := map[lode.Name]int{}
 	for _, l := range c.invoke.Loads() {
 		if l.Namespace == ns {
@@ -83,30 +83,15 @@ func residentBytes() int64 {
 	return int64(m.Sys)
 }
 
-func (c cluster) Nodes(context.Context) (api.List[api.Node], error) {
-	n := api.Node{Name: c.cfg.Name, State: "ready", Bus: "member", CPU: runtime.NumCPU(), Memory: totalMemory(), GPU: []string{}, Version: c.cfg.Version, Started: c.started}
-	return api.List[api.Node]{Items: []api.Node{n}}, nil
-}
-
-func totalMemory() int64 {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			if f := strings.Fields(rest); len(f) > 0 {
-				n, _ := strconv.ParseInt(f[0], 10, 64)
-				return n << 10
-			}
-		}
-	}
-	return 0
+// Nodes lists the nodes for who knows no more of them.
+func (c cluster) Nodes(ctx context.Context) (api.List[api.Node], error) {
+	l, err := nodes(c).ListNodes(ctx)
+	return api.List[api.Node]{Items: l.Items}, err
 }
 
 func (c cluster) Version(context.Context) (api.Version, error) {
 	return api.Version{Version: c.cfg.Version, Commit: orWord(c.cfg.Commit, vcsRevision()), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
-		ABI: engine.ABI, Node: c.cfg.Name, Data: c.dir.path}, nil
+		ABI: engine.ABI, Node: c.Name(), Data: c.dir.path}, nil
 }
 
 func vcsRevision() string {
@@ -159,7 +144,7 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 	}
 	u := last.Usage
 	out.Facts["invocation"], out.Facts["trace"], out.Facts["revision"] = last.ID, last.Trace.ID(), last.Revision
-	out.Facts["node"] = c.cfg.Name + ": the only one"
+	out.Facts["node"] = c.Name()
 	out.Facts["cpu"] = u.CPU.String()
 	out.Facts["memory"] = bytesText(u.Memory)
 	out.Facts["effects"] = "none before the answer: it could have been repeated elsewhere"
@@ -183,7 +168,7 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 	case d.Dataset != nil:
 		v := d.Dataset
 		out.Summary = fmt.Sprintf("version %d, %s in %d shards, %d records (%s)", v.Version, bytesText(v.Bytes), v.Shards, v.Count, v.Records)
-		out.Facts["placement"] = "every shard is on node " + c.cfg.Name + ": jobs run there"
+		out.Facts["placement"] = "every shard is on node " + c.Name() + ": jobs run there"
 		return out, nil
 	case d.Queue != nil:
 		q := d.Queue
@@ -194,7 +179,7 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 		return out, nil
 	}
 	f := &d.Function.Live.Function
-	out.Summary = fmt.Sprintf("revision %d on node %s, %s", d.Function.Live.Number, c.cfg.Name, d.Detail)
+	out.Summary = fmt.Sprintf("revision %d on node %s, %s", d.Function.Live.Number, c.Name(), d.Detail)
 	out.Facts["needs"] = "a CPU: no device is asked for"
 	if ex := f.Exports; ex != nil {
 		out.Facts["sdk"] = ex.SDK

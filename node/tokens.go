@@ -9,13 +9,15 @@ import (
 	"lode"
 	"lode/api"
 	"lode/bus"
+	"lode/catalog"
 )
 
 // tokens keeps what callers prove themselves with: hashes in a table of the
 // bus, key = id.
 type tokens struct {
-	table *bus.Table
-	now   func() time.Time
+	table  *bus.Table
+	sealer *catalog.KeyFile
+	now    func() time.Time
 
 	mu    sync.Mutex
 	cache map[string]cachedToken // by id; a hit spares the table
@@ -32,33 +34,36 @@ type cachedToken struct {
 // keptToken is the record.
 type keptToken struct {
 	api.Token
-	Hash  string `json:"hash"`
-	Admin bool   `json:"admin,omitempty"` // the folder's own
+	Hash  string      `json:"hash"`
+	Admin bool        `json:"admin,omitempty"` // a node's own
+	Node  lode.NodeID `json:"node,omitempty"`  // whose own; "": of the first, when it was alone
+	// Key is the secret key of an AWS key pair, sealed.
+	Key []byte `json:"key,omitempty"`
 }
 
-func openTokens(ctx context.Context, b *bus.Bus, now func() time.Time) (*tokens, error) {
+func openTokens(ctx context.Context, b *bus.Bus, sealer *catalog.KeyFile, now func() time.Time) (*tokens, error) {
 	t, err := b.Table(ctx, "tokens")
 	if err != nil {
 		return nil, err
 	}
-	return &tokens{table: t, now: now, cache: map[string]cachedToken{}}, nil
+	return &tokens{table: t, sealer: sealer, now: now, cache: map[string]cachedToken{}}, nil
 }
 
-func (t *tokens) mintAdmin(ctx context.Context) (string, error) {
+func (t *tokens) mintAdmin(ctx context.Context, node lode.NodeID) (string, error) {
 	old, err := t.table.List(ctx, "")
 	if err != nil {
 		return "", err
 	}
 	for _, e := range old {
 		var k keptToken
-		if json.Unmarshal(e.Value, &k) == nil && k.Admin {
+		if json.Unmarshal(e.Value, &k) == nil && k.Admin && (k.Node == node || k.Node == "" && len(old) == 1) {
 			if err := t.RevokeToken(ctx, k.ID); err != nil {
 				return "", err
 			}
 		}
 	}
 	id, token := api.MintToken()
-	k := keptToken{Token: api.Token{ID: id, Role: api.RoleAdmin, Note: "made at the first start", Created: t.now().UTC()}, Hash: api.HashToken(token), Admin: true}
+	k := keptToken{Token: api.Token{ID: id, Role: api.RoleAdmin, Note: "of node " + string(node), Created: t.now().UTC()}, Hash: api.HashToken(token), Admin: true, Node: node}
 	return token, t.keep(ctx, k)
 }
 
@@ -123,19 +128,43 @@ func (t *tokens) Authenticate(ctx context.Context, token string) (api.Grant, err
 
 // CreateToken returns the only copy of the token.
 func (t *tokens) CreateToken(ctx context.Context, s api.TokenSpec) (api.NewToken, error) {
-	if s.AWS {
-		return api.NewToken{}, lode.Errorf(lode.Unavailable, "AWS key pairs come with nodes that can be reached from other machines").
-			WithHint("this node is on loopback: its Lambda door takes any access key")
-	}
 	id, token := api.MintToken()
 	k := keptToken{Token: api.Token{ID: id, Role: s.Role, Namespace: s.Namespace, Note: s.Note, Created: t.now().UTC()}, Hash: api.HashToken(token)}
 	if s.For > 0 {
 		k.Expires = k.Created.Add(s.For)
 	}
+	out := api.NewToken{Secret: token}
+	if s.AWS {
+		out.AWSAccessKey, out.AWSSecretKey = api.AWSAccessKey(id), api.MintAWSSecret()
+		k.AWS = out.AWSAccessKey
+		var err error
+		if k.Key, err = t.sealer.Seal([]byte(out.AWSSecretKey)); err != nil {
+			return api.NewToken{}, err
+		}
+	}
 	if err := t.keep(ctx, k); err != nil {
 		return api.NewToken{}, err
 	}
-	return api.NewToken{Token: k.Token, Secret: token}, nil
+	out.Token = k.Token
+	return out, nil
+}
+
+// Secret is the secret key of an AWS key pair, and what its token may do.
+func (t *tokens) Secret(ctx context.Context, access string) (string, api.Grant, error) {
+	refused := lode.Errorf(lode.Unauthenticated, "the access key %.24q is not known here", access).WithHint("make a key pair with `lode token create --aws`")
+	id, ok := api.AWSTokenID(access)
+	if !ok {
+		return "", api.Grant{}, refused
+	}
+	k, ok, err := t.lookup(ctx, id)
+	if err != nil {
+		return "", api.Grant{}, err
+	}
+	if !ok || len(k.Key) == 0 || !k.Expires.IsZero() && !t.now().Before(k.Expires) {
+		return "", api.Grant{}, refused
+	}
+	secret, err := t.sealer.Open(k.Key)
+	return string(secret), api.Grant{Token: id, Role: k.Role, Namespace: k.Namespace, Expires: k.Expires}, err
 }
 
 // ListTokens is ordered by id.

@@ -20,9 +20,19 @@ var _ localNode = (*node.Node)(nil)
 // same program.
 func openNode(ctx context.Context, o nodeOptions) (localNode, error) {
 	c := node.Config{
-		Dir: o.dir, Listen: o.listen, Name: o.name, Logger: o.log, CodeBudget: o.code, Idle: o.warm,
+		Dir: o.dir, Listen: o.listen, Peers: o.peers, Routes: o.bus, Hosts: o.hosts, Name: o.name, Zone: o.zone, Labels: o.labels,
+		Logger: o.log, CodeBudget: o.code, Idle: o.warm,
 		OTLP:    os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
 		Version: productVersion(), Commit: commit(),
+	}
+	if c.Peers == "" { // a throw-away node: nobody is told where
+		c.Peers, c.Routes = "127.0.0.1:0", "127.0.0.1:0"
+	}
+	if o.join != nil {
+		c.Join = o.join.resolve
+	}
+	if o.nats != nil {
+		c.NATS = &node.NATS{URL: o.nats.url, Creds: o.nats.creds}
 	}
 	if self, err := os.Executable(); err == nil {
 		c.Worker = []string{self, "worker"}

@@ -1,0 +1,245 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"lode"
+	"lode/node/member"
+	"lode/store"
+)
+
+// What goes on in the background of a cluster: the keeper tends the bus, and
+// every node its own blobs and its own drain.
+
+const (
+	tendEvery   = 500 * time.Millisecond
+	tendSteady  = 2 * time.Second // a better choice of members must last so long
+	repairEvery = 10 * time.Minute
+	scrubEvery  = 24 * time.Hour
+	scrubRate   = 32 << 20 // bytes a second
+)
+
+// poke wakes what goes on in the background: the nodes have changed.
+func (n *Node) poke() {
+	select {
+	case n.poked <- struct{}{}:
+	default:
+	}
+}
+
+// tend is the keeper's part: it keeps the bus on the nodes that should have
+// it, and sweeps.
+func (n *Node) tend(ctx context.Context) {
+	var swept sync.WaitGroup
+	defer swept.Wait()
+	swept.Go(func() { n.sweep(ctx) })
+	if n.cfg.NATS != nil {
+		return
+	}
+	t := time.NewTicker(tendEvery)
+	defer t.Stop()
+	var want []lode.NodeID
+	var since time.Time
+	pause := time.Duration(0)
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		cs := n.candidates()
+		if len(cs) == 0 {
+			continue
+		}
+		to := chooseMembers(cs)
+		if !slices.Equal(to, want) {
+			want, since, pause = to, time.Now(), 0
+			continue
+		}
+		if time.Since(since) < tendSteady+pause {
+			continue
+		}
+		if err := n.move(ctx, to); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("the members of the bus are not changed yet", "to", to, "err", err)
+			since, pause = time.Now(), min(2*pause+time.Second, 30*time.Second)
+		}
+	}
+}
+
+// mendBlobs keeps the wanted copies of what this node has, at each change of
+// the nodes and now and then.
+func (n *Node) mendBlobs(ctx context.Context) {
+	t := time.NewTicker(repairEvery)
+	defer t.Stop()
+	scrubbed := time.Now()
+	for {
+		select {
+		case <-t.C:
+		case <-n.poked:
+			wait(ctx, time.Second) // more changes may come
+		case <-ctx.Done():
+			return
+		}
+		n.repairAll(ctx)
+		if time.Since(scrubbed) > scrubEvery {
+			scrubbed = time.Now()
+			n.scrubAll(ctx)
+		}
+		// A node that is lost now is gone after a while, without another change.
+		if n.anyLost() {
+			n.background.Go(func() {
+				wait(ctx, n.cfg.RepairAfter+time.Second)
+				n.poke()
+			})
+		}
+	}
+}
+
+func (n *Node) anyLost() bool {
+	for _, s := range n.fleet.states() {
+		if !s.Alive && !s.Gone {
+			return true
+		}
+	}
+	return false
+}
+
+// repairAll makes one pass over this node's replicas, and tells what is left
+// to be copied.
+func (n *Node) repairAll(ctx context.Context) (left []string) {
+	if len(n.fleet.states()) < 2 {
+		return nil
+	}
+	copies, err := n.copies(ctx)
+	if err != nil {
+		return []string{"the copies that datasets want are not known: " + err.Error()}
+	}
+	for name, r := range n.replicas {
+		want := func(lode.Digest) int { return 0 }
+		if name == "shards" {
+			want = func(d lode.Digest) int { return copies[d] }
+		}
+		rep, err := r.Repair(ctx, want)
+		if err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("copies are not repaired", "of", name, "err", err)
+			left = append(left, fmt.Sprintf("%s: %v", name, err))
+		}
+		if rep.Copied > 0 || rep.Dropped > 0 {
+			n.cfg.Logger.Info("copies were repaired", "of", name, "copied", rep.Copied, "bytes", rep.Sent, "dropped", rep.Dropped)
+		}
+		if rep.Needed > 0 {
+			what := fmt.Sprintf("%d %s that are not where they belong yet", rep.Needed, name)
+			if rep.Trouble != "" {
+				what += ": " + rep.Trouble
+			}
+			left = append(left, what)
+		}
+	}
+	return left
+}
+
+func (n *Node) scrubAll(ctx context.Context) {
+	for name, r := range n.replicas {
+		did, err := r.Scrub(ctx, scrubRate)
+		if err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("blobs are not verified", "of", name, "err", err)
+		}
+		n.cfg.Logger.Info("blobs were verified", "of", name, "blobs", did.Blobs, "bad", did.Bad)
+	}
+}
+
+// copies is how many copies datasets want of their shards, where they say so.
+func (n *Node) copies(ctx context.Context) (map[lode.Digest]int, error) {
+	heads, err := n.data.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	out := map[lode.Digest]int{}
+	for _, h := range heads {
+		if h.Spec.Copies == 0 || h.Spec.Copies == store.DefaultCopies {
+			continue
+		}
+		for _, v := range h.Versions {
+			err := n.data.Names(ctx, v.Manifest, func(d lode.Digest) { out[d] = max(out[d], h.Spec.Copies) })
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// drain gives away what this node carries while it is asked to.
+//
+//	ready -(draining)-> gives away -(nothing is left)-> drained -(undrain)-> ready
+type drain struct {
+	mu   sync.Mutex
+	what []string // is left, in words
+}
+
+func (d *drain) left() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.what
+}
+
+func (d *drain) set(what []string) {
+	d.mu.Lock()
+	d.what = what
+	d.mu.Unlock()
+}
+
+// drains follows this node's own state.
+func (n *Node) drains(ctx context.Context) {
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		r, ok := n.fleet.members.Get(n.fleet.id)
+		leaves := ok && (r.State == member.Draining || r.State == member.Drained)
+		n.invoke.SetDraining(leaves)
+		n.seat.set(!leaves)
+		if !leaves {
+			n.drain.set(nil)
+		}
+		if !ok || r.State != member.Draining {
+			continue
+		}
+		left := n.leftHere(ctx)
+		n.drain.set(left)
+		if len(left) > 0 {
+			continue
+		}
+		if err := n.fleet.members.SetState(ctx, n.fleet.id, member.Drained); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Warn("this node is empty, and cannot say so", "err", err)
+		}
+	}
+}
+
+// leftHere is what this node still carries, in words.
+func (n *Node) leftHere(ctx context.Context) (left []string) {
+	if running, queued := n.carries(); running+queued > 0 {
+		left = append(left, fmt.Sprintf("%d invocations and groups of shards", running+queued))
+	}
+	if keeper, jobs := n.seat.who(); jobs != nil || keeper == n.fleet.id || keeper == "" {
+		left = append(left, "the keeper's lease")
+	}
+	if len(left) == 0 {
+		left = n.repairAll(ctx)
+	}
+	if len(left) > 0 || n.cfg.NATS != nil || !n.bus.Layout().Has(n.fleet.id) {
+		return left
+	}
+	if cs := n.candidates(); !slices.Contains(chooseMembers(cs), n.fleet.id) {
+		left = append(left, "a seat on the bus that another node can take")
+	}
+	return left
+}
