@@ -204,38 +204,42 @@ func (d *dispatch) look(ctx context.Context, nodes []Node) {
 	}
 }
 
-// doubles gives groups that take far longer than others to a second node that
-// has a free slot.
+// doubles gives groups that take far longer than others to another node that
+// has a free slot; where that one is slow too, to a third.
 func (d *dispatch) doubles(ctx context.Context, nodes []Node) error {
 	if len(d.paces) == 0 {
 		return nil
 	}
-	now := d.cfg.Now()
 	links := d.links()
 	for _, f := range slices.Clone(d.flying) {
 		p := f.piece
-		if p.won || len(p.flights) != 1 || d.full() {
-			continue
-		}
-		d.r.mu.Lock()
-		since := f.since
-		if !f.begun.IsZero() {
-			since = f.begun
-		}
-		d.r.mu.Unlock()
-		if !slow(now.Sub(since), p.weight, d.paces, d.cfg.Slow) {
+		if p.won || p.flights[0] != f || d.full() || !d.slow(p) {
 			continue
 		}
 		w := d.need(p, nodes, links)
 		for i, n := range nodes {
-			w.not[i] = w.not[i] || n.Node == f.node
+			w.not[i] = w.not[i] || slices.ContainsFunc(p.flights, func(o *flight) bool { return o.node == n.Node })
 		}
 		for _, pick := range assign([]need{w}, d.loads(nodes, 0), d.rate) {
-			d.cfg.Log.Info("a slow group of shards goes to a second node", "job", d.job.ID, "shards", p, "first", f.node, "second", nodes[pick.node].Node)
+			d.cfg.Log.Info("a slow group of shards goes to another node", "job", d.job.ID, "shards", p, "first", f.node, "another", nodes[pick.node].Node)
 			if err := d.launch(ctx, p, nodes[pick.node].Node, w.fetch[pick.node], true); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// slow reports whether every node that has a group is slow with it.
+func (d *dispatch) slow(p *piece) bool {
+	now := d.cfg.Now()
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	return !slices.ContainsFunc(p.flights, func(f *flight) bool {
+		since := f.since
+		if !f.begun.IsZero() {
+			since = f.begun
+		}
+		return !slow(now.Sub(since), p.weight, d.paces, d.cfg.Slow)
+	})
 }

@@ -66,12 +66,14 @@ func TestResume(t *testing.T) {
 			w := newWorld(t, &funcs{mapper: stuck(4, hangs)})
 			w.cfg.Checkpoint = every
 			s := w.open()
-			j, err := s.Start(t.Context(), spec("sum"))
+			sp := spec("sum")
+			sp.Limit = 3
+			j, err := s.Start(t.Context(), sp)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for range 3 {
-				<-hangs // all cores are busy with shards 4, 5, 6, so 0 to 3 are done
+				<-hangs // all that may run at once are shards 4, 5, 6, so 0 to 3 are done
 			}
 			w.put("the next version\n")
 			s.Close()
@@ -147,7 +149,9 @@ func TestResumeWithoutItsCheckpoint(t *testing.T) {
 	hangs := make(chan int, 100)
 	w := newWorld(t, &funcs{mapper: stuck(4, hangs)})
 	s := w.open()
-	j, err := s.Start(t.Context(), spec("sum"))
+	sp := spec("sum")
+	sp.Limit = 3
+	j, err := s.Start(t.Context(), sp)
 	if err != nil {
 		t.Fatal(err)
 	}
