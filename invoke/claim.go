@@ -11,7 +11,7 @@ import (
 const (
 	firstLook  = 5 * time.Millisecond // at a claim of another node
 	lastLook   = 100 * time.Millisecond
-	settleWait = 10 * time.Second // for the end of a claim to be written
+	settleWait = 5 * time.Second // for the end of a claim to be written
 	settleTry  = time.Second
 	settleSeen = 5 // looks at a claim that is not there, until it is taken for never written
 )

@@ -262,3 +262,32 @@ func TestKeyAfterACrash(t *testing.T) {
 		}
 	})
 }
+
+// The tables are copied, with new revisions, while a request runs: it runs
+// once all the same. A node that is alone makes no claim.
+func TestKeyWhileTheTablesMove(t *testing.T) {
+	for _, size := range []int{1, 2 * chunkBytes} {
+		for _, alone := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				w, m, h := newWorld(), newMemory(), &town{}
+				var runs atomic.Int32
+				var s *Service
+				w.deploy("once", lode.Function{}, func(g *guest) error {
+					runs.Add(1)
+					if n := m.count("keys"); alone != (n == 0) {
+						t.Errorf("alone: %v, with %d claims", alone, n)
+					}
+					m.renumber()
+					return g.answer(200, strings.Repeat("x", size))
+				})
+				s = node(t, w, m, "a", Config{Alive: h.alive, Alone: func() bool { return alone }})
+				defer s.Close()
+				for range 2 {
+					if body, _, err := once(context.Background(), s, "k", "x"); err != nil || len(body) != size || runs.Load() != 1 {
+						t.Errorf("%d bytes, %v, %d runs", len(body), err, runs.Load())
+					}
+				}
+			})
+		}
+	}
+}

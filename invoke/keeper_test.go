@@ -488,3 +488,128 @@ func TestNotes(t *testing.T) {
 		t.Errorf("a delivery that was forgotten: %d", attempts)
 	}
 }
+
+// What was dropped for lack of room, or by a copy of the tables has another
+// revision, is not run again by the keeper that comes next.
+func TestDroppedIsNotRunAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var ticks, runs atomic.Int32
+		w.deploy("tick", lode.Function{Schedules: []lode.Schedule{{Cron: "@every 4h"}}}, func(g *guest) error { ticks.Add(1); return g.answer(200, "") })
+		w.deploy("task", lode.Function{}, func(g *guest) error { runs.Add(1); return g.answer(200, "") })
+		s := node(t, w, m, "a", Config{KeepCalls: 2})
+		defer s.Close()
+		k := keeper(t, s, m)
+		s.SetKeeper(k)
+		id := submit(t, s, "task", "key", "x")
+		time.Sleep(4*time.Hour + time.Minute)
+		for range 5 {
+			time.Sleep(2 * time.Minute)
+			submit(t, s, "task", "", "x")
+		}
+		time.Sleep(10 * time.Minute)
+		if n := m.count("calls"); n != 2 || ticks.Load() != 1 {
+			t.Fatalf("%d records, %d ticks", n, ticks.Load())
+		}
+		k.Close()
+		m.renumber()
+		k = keeper(t, s, m)
+		defer k.Close()
+		s.SetKeeper(k)
+		if again := submit(t, s, "task", "key", "x"); again != id {
+			t.Errorf("the key gives %s, and gave %s", again, id)
+		}
+		_, err := s.Submit(context.Background(), &lode.Request{Namespace: "default", Function: "task", IdempotencyKey: "key", Body: []byte("y")})
+		wantKind(t, err, lode.KeyReused)
+		time.Sleep(time.Hour)
+		if ticks.Load() != 1 || runs.Load() != 6 {
+			t.Errorf("%d ticks, %d runs", ticks.Load(), runs.Load())
+		}
+		m.renumber() // while the keeper lives
+		time.Sleep(3 * time.Hour)
+		if ticks.Load() != 2 {
+			t.Errorf("%d ticks", ticks.Load())
+		}
+		time.Sleep(25 * time.Hour)
+		if n := m.count("calls"); n > 7 {
+			t.Errorf("%d records are left", n)
+		}
+	})
+}
+
+// Who did not hear that something was stored sends it again, though it has
+// ended meanwhile.
+func TestSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.queues["orders"] = lode.Queue{}
+		var runs, shipped atomic.Int32
+		w.deploy("task", lode.Function{}, func(g *guest) error { runs.Add(1); return g.answer(200, "") })
+		w.deploy("ship", lode.Function{Queue: &lode.Consume{Queue: "orders", Size: 1}}, func(g *guest) error { shipped.Add(1); return g.answer(200, "") })
+		s := node(t, w, m, "a", Config{KeepCalls: 1})
+		defer s.Close()
+		k := keeper(t, s, m)
+		defer k.Close()
+		ctx := context.Background()
+		for range 3 {
+			id, err := k.Submit(ctx, &lode.Request{ID: "01", Namespace: "default", Function: "task"})
+			if err != nil || id != "01" {
+				t.Errorf("%s %v", id, err)
+			}
+			if id, err := k.PutQueue(ctx, Put{Namespace: "default", Queue: "orders", ID: "02", Repeats: true}); err != nil || id != "02" {
+				t.Errorf("%s %v", id, err)
+			}
+			time.Sleep(5 * time.Second)
+			if _, err := k.Submit(ctx, &lode.Request{Namespace: "default", Function: "task"}); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+			k.calls.expire(time.Now()) // there is no room for two, but for a while
+		}
+		synctest.Wait()
+		if runs.Load() != 4 || shipped.Load() != 1 {
+			t.Errorf("%d runs and %d messages", runs.Load(), shipped.Load())
+		}
+	})
+}
+
+// deaf is a keeper whose first answer is lost.
+type deaf struct {
+	Durable
+	lost bool
+}
+
+func (d *deaf) ReplayCall(ctx context.Context, ns lode.Namespace, id lode.InvocationID) (Call, error) {
+	c, err := d.Durable.ReplayCall(ctx, ns, id)
+	if err == nil && !d.lost {
+		d.lost = true
+		return Call{}, &lode.Error{Kind: lode.Unavailable, Detail: "the connection was lost", Err: link.ErrLost}
+	}
+	return c, err
+}
+
+func TestReplayIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		var runs atomic.Int32
+		w.deploy("bad", lode.Function{Retry: lode.Retry{Attempts: 1}}, func(g *guest) error {
+			if runs.Add(1) == 1 {
+				return crash(g)
+			}
+			return echo(g)
+		})
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		k := keeper(t, s, m)
+		defer k.Close()
+		s.SetKeeper(&deaf{Durable: k})
+		id := submit(t, s, "bad", "", "x")
+		get(t, s, id, time.Minute)
+		if c, err := s.ReplayCall(context.Background(), "default", id); err != nil || c.State == lode.StateFailed {
+			t.Errorf("%+v %v", c, err)
+		}
+		if c := get(t, s, id, time.Minute); c.State != lode.StateDone || runs.Load() != 2 {
+			t.Errorf("%+v after %d runs", c, runs.Load())
+		}
+	})
+}

@@ -55,6 +55,19 @@ func (m *memory) setFail(done bool, fail func(op, key string) error) {
 	m.done, m.fail = done, fail
 }
 
+// renumber gives every entry another revision, as a copy of the tables has.
+func (m *memory) renumber() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, kv := range m.tables {
+		for k, e := range kv {
+			m.rev++
+			e.Rev = m.rev
+			kv[k] = e
+		}
+	}
+}
+
 // count is how many entries the tables have.
 func (m *memory) count(tables ...string) (n int) {
 	m.mu.Lock()
