@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,8 +212,11 @@ func (c *conn) read() error {
 				return &protocolError{err}
 			}
 			err = c.take(h, r)
+			if err == nil && r.r == r.w && (h.kind == kindCall || h.kind == kindReply) {
+				runtime.Gosched() // to who was just woken, before a read that finds nothing
+			}
 		}
-		if err == io.EOF {
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return errHung
 		}
 		if err != nil {

@@ -23,7 +23,11 @@ func (p *peer) hello(seq uint64) hello {
 
 // dial connects to the peer and starts to read; an error says why not.
 func (p *peer) dial(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, helloTime)
+	limit := helloTime
+	if rtt := p.leastRTT(); rtt > 0 {
+		limit = min(limit, max(helloTime/2, 10*rtt)) // what it took before tells how long to wait; the next try may find a healed network
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	nc, err := p.l.cfg.Dial(ctx, p.node)
 	if err != nil {

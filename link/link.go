@@ -177,14 +177,17 @@ func (l *Link) Wait(ctx context.Context, node lode.NodeID) error {
 	}
 }
 
-// Peers lists every peer that is wanted or was heard of, by name.
+// Peers lists every peer that is wanted, or that came by itself and was not
+// removed, by name.
 func (l *Link) Peers() []Peer {
 	l.mu.Lock()
 	ps := slices.Collect(maps.Values(l.peers))
 	l.mu.Unlock()
-	out := make([]Peer, len(ps))
-	for i, p := range ps {
-		out[i] = p.view()
+	out := make([]Peer, 0, len(ps))
+	for _, p := range ps {
+		if !p.isRemoved() {
+			out = append(out, p.view())
+		}
 	}
 	slices.SortFunc(out, func(a, b Peer) int {
 		if a.Node < b.Node {
