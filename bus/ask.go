@@ -23,6 +23,7 @@ type answer struct {
 	// Voting says that who answers runs the server of that layout.
 	Voting bool   `json:"voting,omitempty"`
 	Moving uint64 `json:"moving,omitempty"` // the generation that who answers is making
+	View   *view  `json:"view,omitempty"`   // of health
 	// Streams of state: what the node's own server of q.Layout holds.
 	Streams map[string]held `json:"streams,omitempty"`
 	Kind    string          `json:"kind,omitempty"` // of an error
@@ -100,6 +101,9 @@ func (b *Bus) Handle(ctx context.Context, from lode.NodeID, msg []byte) ([]byte,
 	}
 	a.Layout = b.Layout()
 	a.Voting = b.instance(a.Layout.Generation) != nil
+	if q.Op == "health" {
+		a.View = b.instance(q.Layout.Generation).sees()
+	}
 	if q.Op == "state" {
 		a.Streams = b.instance(q.Layout.Generation).holds()
 	}
@@ -116,7 +120,7 @@ func (b *Bus) handle(ctx context.Context, q question) error {
 	default:
 	}
 	switch q.Op {
-	case "layout", "state":
+	case "layout", "state", "health":
 		return nil
 	}
 	return b.takePart(ctx, q)

@@ -240,3 +240,28 @@ func TestClient(t *testing.T) {
 	}
 	must(q.Put(ctx, Item{Queue: "q", ID: "2", Body: []byte("y")}))(t)
 }
+
+// isolate cuts a node off from all others, or lets it come back.
+func (w *world) isolate(n lode.NodeID, off bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[n] = off
+	if !off {
+		return
+	}
+	for _, c := range w.conns[n] {
+		c.Close()
+	}
+	for _, b := range w.nodes {
+		if i := b.instance(b.Layout().Generation); i != nil && i.routes != nil {
+			var keep []lode.NodeID
+			for _, other := range w.known {
+				if other != n && b.cfg.Node != n {
+					keep = append(keep, other)
+				}
+			}
+			i.routes.peers.only(keep)
+			i.routes.peers.only(nil)
+		}
+	}
+}

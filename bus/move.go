@@ -285,7 +285,7 @@ func (m *mover) each(do func(*jetstream.StreamInfo) error) error {
 	var mu sync.Mutex
 	var first error
 	var group sync.WaitGroup
-	slots := make(chan struct{}, 4)
+	slots := make(chan struct{}, 8)
 	for _, i := range m.streams {
 		group.Go(func() {
 			slots <- struct{}{}
@@ -310,15 +310,7 @@ func (m *mover) copy(ctx context.Context) error {
 		return err
 	}
 	m.streams = before
-	err = m.each(func(i *jetstream.StreamInfo) error {
-		cfg := i.Config
-		cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
-		if err := copyStream(ctx, m.old, m.next, cfg); err != nil {
-			return lode.Errorf(lode.Unavailable, "copy %s: %w", cfg.Name, err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := m.each(func(i *jetstream.StreamInfo) error { return m.copyOne(ctx, i) }); err != nil {
 		return err
 	}
 	var nodes []lode.NodeID
@@ -351,29 +343,65 @@ func (m *mover) copy(ctx context.Context) error {
 
 // whole waits until every new member has all of every stream. The server
 // counts a copy as current before it has been told of what was restored, so
-// each member is asked what it has itself.
+// each member is asked what it has itself. A member may also miss the offer of
+// a copy, and asks for it again only after 5 s: a stream that is late for its
+// size is copied once more.
 func (m *mover) whole(ctx context.Context, nodes []lode.NodeID) error {
-	for {
-		behind := ""
-		answers := m.b.askAll(ctx, nodes, question{Op: "state", Layout: m.to}, askWait)
-		for _, n := range nodes {
-			for name, i := range m.streams {
-				s, ok := answers[n].Streams[name]
-				first := answers[nodes[0]].Streams[name]
-				if !ok || s.Last != i.State.LastSeq || s.Msgs != first.Msgs || s.Msgs == 0 && i.State.Msgs > 0 {
-					behind = string(n) + " lacks a part of " + name
-				}
-			}
-		}
-		if behind == "" {
+	began := time.Now()
+	for patience := time.Duration(1); ; {
+		late := m.behind(ctx, nodes)
+		if len(late) == 0 {
 			return nil
 		}
+		again := false
+		for _, i := range late {
+			fair := 700*time.Millisecond + time.Duration(i.State.Bytes/(20<<20))*time.Second
+			if time.Since(began) < patience*fair {
+				continue
+			}
+			again = true
+			if err := m.next.js.DeleteStream(ctx, i.Config.Name); err != nil {
+				return err
+			}
+			if err := m.copyOne(ctx, i); err != nil {
+				return err
+			}
+		}
+		if again {
+			began = time.Now()
+			patience *= 2
+		}
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return lode.Errorf(lode.Unavailable, "the copies of the new generation do not become complete: node %s", behind)
+			return lode.Errorf(lode.Unavailable, "the copies of the new generation do not become complete: %s is not", late[0].Config.Name)
 		}
 	}
+}
+
+// behind lists the streams that a new member lacks a part of.
+func (m *mover) behind(ctx context.Context, nodes []lode.NodeID) (late []*jetstream.StreamInfo) {
+	answers := m.b.askAll(ctx, nodes, question{Op: "state", Layout: m.to}, askWait)
+	for name, i := range m.streams {
+		first := answers[nodes[0]].Streams[name]
+		for _, n := range nodes {
+			s, ok := answers[n].Streams[name]
+			if !ok || s.Last != i.State.LastSeq || s.Msgs != first.Msgs || s.Msgs == 0 && i.State.Msgs > 0 {
+				late = append(late, i)
+				break
+			}
+		}
+	}
+	return late
+}
+
+func (m *mover) copyOne(ctx context.Context, i *jetstream.StreamInfo) error {
+	cfg := i.Config
+	cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
+	if err := copyStream(ctx, m.old, m.next, cfg); err != nil {
+		return lode.Errorf(lode.Unavailable, "copy %s: %w", cfg.Name, err)
+	}
+	return nil
 }
 
 // commit is the one swap that decides.
