@@ -31,7 +31,7 @@
 // # Tables
 //
 //	cluster  ca             the CA: caRecord
-//	cluster  join/ID        a join token: keptToken
+//	cluster  join/ID        a join token: keptToken; ID is join-<12 hexadecimal digits>
 //	nodes    NAME           a node: Record
 //	nodes    removed/MARK   a node that was removed: removal
 //

@@ -27,7 +27,7 @@ const DefaultPeerPort = "5634"
 // Node.Peers are needed.
 type JoinOptions struct {
 	Dir   string // of the identity to be
-	Addr  string // HOST or HOST:PORT of a node's peer port; no port: DefaultPeerPort
+	Addr  string // HOST or HOST:PORT of a node's peer port (one above its gateway's); no port: DefaultPeerPort
 	Token string // as CreateToken gave it
 	// Name is the node's name, and the join fails where it is taken. "": the
 	// host's name, with a number behind it where that is taken.
@@ -111,7 +111,7 @@ func free(dir string, token Token, clock Clock) error {
 func peerAddr(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	if s == "" || strings.ContainsAny(s, "/@ ") {
-		return "", lode.Errorf(lode.Invalid, "%q is no address of a node", s).WithHint("--join HOST or --join HOST:PORT, where PORT is the node's peer port (5634 unless it was moved)")
+		return "", lode.Errorf(lode.Invalid, "%q is no address of a node", s).WithHint("want HOST or HOST:PORT, without http://")
 	}
 	if ip := net.ParseIP(strings.Trim(s, "[]")); ip != nil {
 		return net.JoinHostPort(ip.String(), DefaultPeerPort), nil
@@ -120,7 +120,7 @@ func peerAddr(s string) (string, error) {
 		return net.JoinHostPort(s, DefaultPeerPort), nil
 	}
 	if err := checkAddr("--join", s); err != nil {
-		return "", lode.AsError(err).WithHint("--join HOST or --join HOST:PORT, where PORT is the node's peer port (5634 unless it was moved)")
+		return "", lode.AsError(err).WithHint("want HOST or HOST:PORT, without http://")
 	}
 	return s, nil
 }
@@ -203,10 +203,10 @@ func unreachable(ctx context.Context, addr string, err error) error {
 	case errors.As(err, &dns):
 		return lode.Errorf(lode.Unavailable, "the name %s cannot be resolved: %w", host, err).WithHint("give the node's address: --join 10.0.0.1")
 	case errors.Is(err, syscall.ECONNREFUSED) && loopback(addr):
-		return lode.Errorf(lode.Unavailable, "nothing answers on %s: %w", addr, err).WithHint("is the node running there? its peer port is one above its gateway's: --join 127.0.0.1:PORT")
+		return lode.Errorf(lode.Unavailable, "nothing answers on %s: %w", addr, err).WithHint("is the node running there? if it was started with --port P: --join %s:P", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return lode.Errorf(lode.Unavailable, "nothing answers on %s; a node without --bind listens on 127.0.0.1 only: %w", addr, err).
-			WithHint("restart the node there with --bind %s; if it was started with --port P, join %s:P+1", host, host)
+			WithHint("restart the node there with --bind %s; if it was started with --port P: --join %s:P", host, host)
 	}
 	return lode.Errorf(lode.Unavailable, "%s cannot be reached: %w", addr, err).WithHint("is the machine up, and does a firewall between let TCP to that port through?")
 }
@@ -220,10 +220,10 @@ func notLode(ctx context.Context, addr string, err error) error {
 		return lode.Errorf(lode.Cancelled, "join through %s: %w", addr, context.Cause(ctx))
 	}
 	e := lode.Errorf(lode.Misdirected, "what answers on %s is not a Lode node's peer port: %w", addr, err).
-		WithHint("the peer port is one above the gateway's: 5634 unless it was moved with --port")
+		WithHint("it is one above the gateway's port; if the node was started with --port P: --join %s:P", hostPart(addr))
 	if alertOf(err) == "no application protocol" {
 		e.Detail = fmt.Sprintf("what answers on %s speaks TLS and not the join protocol of this version of Lode: it is no Lode node, or its version is too different", addr)
-		e.Hint = "lode version on both machines; the peer port is 5634 unless it was moved with --port"
+		e.Hint = "lode version on both machines; if the node was started with --port P: --join " + hostPart(addr) + ":P"
 	}
 	return e
 }

@@ -61,7 +61,7 @@ func TestJoinFailures(t *testing.T) {
 		{"folder of another cluster", func(o *JoinOptions) { o.Dir = other.dir }, lode.Conflict, []string{"is node z of another cluster", "fresh folder"}},
 		{"nothing there", func(o *JoinOptions) { o.Addr = closedPort(t) }, lode.Unavailable, []string{"nothing answers on 127.0.0.1:", "is the node running"}},
 		{"bad address", func(o *JoinOptions) { o.Addr = "http://10.0.0.1" }, lode.Invalid, []string{"no address of a node"}},
-		{"plain HTTP", func(o *JoinOptions) { o.Addr = plain }, lode.Misdirected, []string{"not a Lode node's peer port", "one above the gateway's"}},
+		{"plain HTTP", func(o *JoinOptions) { o.Addr = plain }, lode.Misdirected, []string{"not a Lode node's peer port", "one above the gateway's port"}},
 		{"hangs up", func(o *JoinOptions) { o.Addr = quiet }, lode.Misdirected, []string{"not a Lode node's peer port"}},
 		{"other TLS", func(o *JoinOptions) { o.Addr = foreign }, lode.Misdirected, []string{"its version is too different"}},
 		{"no peer address", func(o *JoinOptions) { o.Node.Peers = "" }, lode.Invalid, []string{"where it listens"}},
@@ -429,12 +429,18 @@ func TestTokens(t *testing.T) {
 	if e, ok, err := tab.Get(ctx, prefixJoin+list[0].ID); err != nil || !ok || strings.Contains(string(e.Value), tok.Secret) {
 		t.Fatalf("the record of a token: %s, %v, %v", e.Value, ok, err)
 	}
+	if n := list[0].Left(c.clock.Now()); n != 1 {
+		t.Fatalf("%d joins left", n)
+	}
 	if err := a.joins.RevokeToken(ctx, "nothing"); lode.KindOf(err) != lode.NotFound {
 		t.Fatal(err)
 	}
 	// Used and expired can be told apart for a day; then nobody knows it.
 	if _, err := Join(ctx, a.options("b", text)); err != nil {
 		t.Fatal(err)
+	}
+	if list, err := a.joins.ListTokens(ctx); err != nil || len(list) != 1 || list[0].Left(c.clock.Now()) != 0 || list[0].Used[0].Node != "b" {
+		t.Fatal(list, err)
 	}
 	c.clock.add(23 * time.Hour)
 	_, err = Join(ctx, a.options("d", text))

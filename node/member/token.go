@@ -79,7 +79,7 @@ type TokenUse struct {
 
 // JoinToken is what is known of a join token. The secret is not.
 type JoinToken struct {
-	ID      string     `json:"id"`
+	ID      string     `json:"id"`   // join-<12 hexadecimal digits>
 	Uses    int        `json:"uses"` // how many nodes may join
 	Used    []TokenUse `json:"used,omitempty"`
 	Created time.Time  `json:"created"`
@@ -132,8 +132,16 @@ func hashSecret(secret string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// tokenID is the id of a token: the beginning of its hash.
-func tokenID(secret string) string { return hashSecret(secret)[:12] }
+// tokenID is the id of a token: "join-" and the beginning of its hash.
+func tokenID(secret string) string { return "join-" + hashSecret(secret)[:12] }
+
+// Left is how many nodes may still join by the token.
+func (t *JoinToken) Left(now time.Time) int {
+	if _, ended := t.ended(now); ended {
+		return 0
+	}
+	return t.Uses - len(t.Used)
+}
 
 // CreateToken makes a token by which nodes may join, and returns the only copy
 // of it. uses of 0 is one; life of 0 is an hour.
