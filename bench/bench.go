@@ -76,6 +76,7 @@ func List() []Bench {
 	return []Bench{
 		{"invoke", "HTTP calls into clean sandboxes against bare Go net/http", benchInvoke},
 		{"cold", "first requests: module in memory, on disk, compiled elsewhere, compiled here", benchCold},
+		{"cluster", "three nodes: a hop, kill -9, rolling restart, growing from one, jobs, memory", benchCluster},
 		{"scan", "jobs over mapped shards against plain C and Go programs", benchScan},
 		{"link", "calls between two nodes against raw TCP and C ZeroMQ", benchLink},
 	}

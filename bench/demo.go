@@ -22,6 +22,7 @@ type DemoReport struct {
 	Machine Machine    `json:"machine"`
 	Calls   []DemoCall `json:"calls"`
 	Rows    []DemoRow  `json:"rows"`
+	Kill    *DemoKill  `json:"kill"`
 }
 
 // DemoCall is one function called over HTTP.
@@ -44,8 +45,9 @@ type DemoRow struct {
 	Words      int     `json:"words"`      // distinct, with their label
 }
 
-// Demo runs the main job on a throw-away node: two functions over HTTP, then
-// word counts over real mails and Go's own sources, three ways each.
+// Demo runs the main job on three throw-away nodes: two functions over HTTP,
+// then word counts over real mails and Go's own sources, three ways each; then
+// it kills a node in the middle of a job and of a stream of calls.
 func Demo(ctx context.Context, o Options) (*DemoReport, error) {
 	rep := &DemoReport{At: time.Now().UTC().Truncate(time.Second), Machine: thisMachine()}
 	b := Bench{Name: "demo", run: func(ctx context.Context, r *runner) error { return r.demo(ctx, rep) }}
@@ -69,11 +71,14 @@ func (r *runner) demo(ctx context.Context, rep *DemoReport) error {
 		return err
 	}
 	defer bucket.stop()
-	s, err := r.node(ctx, "node")
+	start := time.Now()
+	t, err := r.trio(ctx, "nodes")
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer t.stop()
+	s := t.nodes[0]
+	r.logf("three nodes, joined and with a copy of the bus each, in %.1f s", time.Since(start).Seconds())
 	if err := r.demoCalls(ctx, s, rep); err != nil {
 		return err
 	}
@@ -99,7 +104,8 @@ func (r *runner) demo(ctx context.Context, rep *DemoReport) error {
 		}
 		rep.Rows = append(rep.Rows, rows...)
 	}
-	return nil
+	rep.Kill, err = r.demoKill(ctx, t, sources)
+	return err
 }
 
 // demoCalls deploys a Go and a JavaScript function, of which the second calls
@@ -218,8 +224,8 @@ func (d *DemoReport) WriteTable(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, "The three results of each job are the same, word by word.")
-	return err
+	fmt.Fprintln(w, "The three results of each job are the same, word by word.")
+	return d.Kill.write(w)
 }
 
 // WriteJSON prints the report as one object.

@@ -81,14 +81,20 @@ type site struct {
 	p    *process
 	addr string // host:port of the gateway
 	dir  string
+	down bool // it was killed or stopped
 }
 
 // node starts a node on a free port with its data under the scratch folder.
 func (r *runner) node(ctx context.Context, dir string, flags ...string) (*site, error) {
-	port, err := freePort()
+	port, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
+	return r.nodeAt(ctx, dir, port, flags...)
+}
+
+// nodeAt starts a node on a port and the two behind it.
+func (r *runner) nodeAt(ctx context.Context, dir string, port int, flags ...string) (*site, error) {
 	dir = filepath.Join(r.dir, dir)
 	p, err := r.launch(ctx, append([]string{"up", "-d", dir, "--port", fmt.Sprint(port)}, flags...)...)
 	if err != nil {
@@ -129,7 +135,8 @@ func (s *site) ready(ctx context.Context) error {
 }
 
 func (s *site) stop() {
-	if s != nil {
+	if s != nil && !s.down {
+		s.down = true
 		s.p.stop()
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"lode/invoke"
+	"lode/link"
 )
 
 // gauges adds what only the whole node knows to /metrics.
 func (n *Node) gauges() error {
 	g, c := n.telemetry.Gauge, n.telemetry.Counter
-	return errors.Join(
+	return errors.Join(n.clusterGauges(),
 		g("lode_sandboxes_warm", "Sandboxes that wait for an invocation.", func() float64 { return float64(n.engine.Stats().Warm) }),
 		g("lode_sandboxes_busy", "Sandboxes that run an invocation.", func() float64 { return float64(n.engine.Stats().Busy) }),
 		g("lode_sandbox_memory_bytes", "Memory of the warm sandboxes.", func() float64 { return float64(n.engine.Stats().Memory) }),
@@ -24,6 +27,65 @@ func (n *Node) gauges() error {
 		g("lode_memory_bytes", "Resident memory of the node's process.", func() float64 { return float64(residentBytes()) }),
 		g("lode_start_time_seconds", "When the node started, in Unix seconds.", func() float64 { return float64(n.started.UnixMilli()) / 1e3 }),
 	)
+}
+
+// clusterGauges are what this node knows of the others, and of its part among
+// them.
+func (n *Node) clusterGauges() error {
+	g, c := n.telemetry.Gauge, n.telemetry.Counter
+	spread := func(f func(invoke.SpreadStats) int64) func() float64 {
+		return func() float64 { return float64(f(n.invoke.SpreadStats())) }
+	}
+	links := func(f func(link.Peer) float64) func() float64 {
+		return func() (sum float64) {
+			for _, p := range n.fleet.link.Peers() {
+				sum += f(p)
+			}
+			return sum
+		}
+	}
+	return errors.Join(
+		g("lode_nodes", "Nodes of the cluster, this one among them.", func() float64 { return float64(len(n.fleet.members.List())) }),
+		g("lode_nodes_lost", "Nodes that this one does not hear of.", n.lostNodes),
+		g("lode_keeper", "1 on the node that keeps asynchronous work, 0 on the others.", n.keeps),
+		g("lode_bus_members", "Nodes that keep the bus.", func() float64 { return float64(len(n.bus.Layout().Members)) }),
+		g("lode_bus_members_answering", "Members of the bus that answer.", func() float64 { return float64(n.clusterState().Answering) }),
+		g("lode_bus_generation", "Changes of the bus's members, plus 1.", func() float64 { return float64(n.bus.Layout().Generation) }),
+		c("lode_link_received_bytes_total", "Bytes from other nodes.", links(func(p link.Peer) float64 { return float64(p.BytesIn) })),
+		c("lode_link_sent_bytes_total", "Bytes to other nodes.", links(func(p link.Peer) float64 { return float64(p.BytesOut) })),
+		c("lode_peer_port_refused_total", "Connections that the peer port refused.", n.refusedPeers),
+		c("lode_forwarded_total", "Invocations that came in here and ran on another node.", spread(func(s invoke.SpreadStats) int64 { return s.Forwarded })),
+		c("lode_forward_served_total", "Invocations of other nodes that ran here.", spread(func(s invoke.SpreadStats) int64 { return s.Served })),
+		c("lode_forward_refused_total", "Times that another node said no to an invocation.", spread(func(s invoke.SpreadStats) int64 { return s.Refused })),
+		c("lode_forward_parked_total", "Times that an invocation waited here since no node took it.", spread(func(s invoke.SpreadStats) int64 { return s.Parked })),
+		c("lode_forward_retried_total", "Invocations that were sent on since their node was lost.", spread(func(s invoke.SpreadStats) int64 { return s.Retried })),
+		c("lode_forward_lost_total", "Invocations that failed since their node was lost and they may have run.", spread(func(s invoke.SpreadStats) int64 { return s.Lost })),
+		c("lode_shards_from_nodes_bytes_total", "Bytes of datasets fetched from other nodes.", func() float64 { return float64(n.shards.Stats().FromPeers) }),
+		c("lode_shards_to_nodes_bytes_total", "Bytes of datasets given to other nodes.", func() float64 { return float64(n.shards.Stats().ToPeers) }),
+	)
+}
+
+func (n *Node) lostNodes() (lost float64) {
+	for _, s := range n.fleet.states() {
+		if !s.Alive {
+			lost++
+		}
+	}
+	return lost
+}
+
+func (n *Node) keeps() float64 {
+	if _, own := n.seat.who(); own != nil {
+		return 1
+	}
+	return 0
+}
+
+func (n *Node) refusedPeers() (sum float64) {
+	for _, v := range n.fleet.port.Refused() {
+		sum += float64(v)
+	}
+	return sum
 }
 
 func (n *Node) queued() (sum float64) {
