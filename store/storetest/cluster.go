@@ -335,7 +335,11 @@ func (w wire) Have(ctx context.Context, qs []store.Query, verify bool) ([]store.
 	if err != nil {
 		return nil, err
 	}
-	return shelf.Have(ctx, qs, verify)
+	held, err := shelf.Have(ctx, qs, verify)
+	if err == nil {
+		_, err = w.reach(ctx, "have answered")
+	}
+	return held, err
 }
 
 func (w wire) Stat(ctx context.Context, d lode.Digest) (store.Info, error) {
