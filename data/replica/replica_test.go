@@ -33,7 +33,7 @@ type town struct {
 	wg     sync.WaitGroup
 }
 
-func newTown(t *testing.T, nodes int) *town {
+func newTown(t testing.TB, nodes int) *town {
 	t.Helper()
 	w := &town{links: map[lode.NodeID]*link.Link{}, listen: map[lode.NodeID]net.Listener{}}
 	w.Cluster = storetest.NewCluster(t, nodes, func(cfg *store.ReplicasConfig) {
@@ -69,7 +69,7 @@ func (w *town) link(n lode.NodeID) *link.Link {
 	return w.links[n]
 }
 
-func (w *town) open(t *testing.T, n *storetest.Node) {
+func (w *town) open(t testing.TB, n *storetest.Node) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

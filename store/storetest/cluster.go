@@ -20,7 +20,7 @@ import (
 // ways to each other are in memory and can be broken. It is for tests of what
 // stands on a store, too.
 type Cluster struct {
-	t      *testing.T
+	t      testing.TB
 	change func(*store.ReplicasConfig)
 
 	mu    sync.Mutex
@@ -49,7 +49,7 @@ type Node struct {
 
 // NewCluster starts n nodes, n1 to nN. change, if not nil, alters each node's
 // configuration.
-func NewCluster(t *testing.T, n int, change func(*store.ReplicasConfig)) *Cluster {
+func NewCluster(t testing.TB, n int, change func(*store.ReplicasConfig)) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, change: change, cut: map[[2]lode.NodeID]bool{}}
 	for i := range n {
