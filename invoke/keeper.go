@@ -50,7 +50,8 @@ func (c KeeperConfig) withDefaults(s Config) KeeperConfig {
 // a Service, which may place them on any node.
 //
 //	open -> draining -> closed
-//	     -> lost     -> closed   the lease is gone, or another Keeper has opened the queues
+//	     -> lost     -> closed   the lease is gone, another Keeper has opened the
+//	                             queues, or they cannot be written any more
 //
 // There may be two Keepers for a while, of which the older does not know yet
 // that it is one no more, since its process was stopped or its network cut.
@@ -233,50 +234,77 @@ func (k *Keeper) gone() error {
 	return nil
 }
 
-// fenced are the queues of a Keeper: it is lost when they have another writer.
+// fenced are the queues of a Keeper: it is lost when they have another writer,
+// or cannot be written for good.
 type fenced struct {
 	Queues
 	k *Keeper
 }
 
-// check makes the refusal of a writer that was one the end of its Keeper.
-func (k *Keeper) check(err error) error {
-	if lode.KindOf(err) != lode.Conflict {
+// check looks at the error of an operation on the queues: the refusal of a
+// writer that was one ends its Keeper, and so does a writer that gave up.
+func (f fenced) check(ctx context.Context, err error) error {
+	if f.k.base.Err() != nil || alive(err) {
 		return err
 	}
-	k.lose("another node has opened its queues")
-	return notKeeper()
+	if lode.KindOf(err) == lode.Conflict {
+		f.k.lose("another node has opened its queues")
+		return notKeeper()
+	}
+	if ctx.Err() == nil && f.dead() {
+		f.k.lose("its queues cannot be written any more: " + err.Error())
+		return notKeeper()
+	}
+	return err
+}
+
+// alive reports whether err is one that queues give that can be written.
+func alive(err error) bool {
+	switch lode.KindOf(err) {
+	case "", lode.Overloaded, lode.Full, lode.TooLarge, lode.Invalid, lode.NotFound, lode.Precondition:
+		return true
+	}
+	return false
+}
+
+// dead tries to write nothing, which queues refuse only when they take nothing
+// any more.
+func (f fenced) dead() bool {
+	ctx, cancel := context.WithTimeout(f.k.base, time.Second)
+	defer cancel()
+	_, err := f.Queues.Put(ctx)
+	return !alive(err) && ctx.Err() == nil
 }
 
 func (f fenced) Put(ctx context.Context, items ...bus.Item) (int, error) {
 	n, err := f.Queues.Put(ctx, items...)
-	return n, f.k.check(err)
+	return n, f.check(ctx, err)
 }
 
 func (f fenced) Pull(ctx context.Context, queue string, n int, wait time.Duration) ([]Delivery, error) {
 	ds, err := f.Queues.Pull(ctx, queue, n, wait)
 	for i := range ds {
-		ds[i] = fencedDelivery{ds[i], f.k}
+		ds[i] = fencedDelivery{ds[i], f}
 	}
-	return ds, f.k.check(err)
+	return ds, f.check(ctx, err)
 }
 
 func (f fenced) Remove(ctx context.Context, queue, id string) (bus.Item, error) {
 	it, err := f.Queues.Remove(ctx, queue, id)
-	return it, f.k.check(err)
+	return it, f.check(ctx, err)
 }
 
 type fencedDelivery struct {
 	Delivery
-	k *Keeper
+	f fenced
 }
 
 func (d fencedDelivery) Ack(ctx context.Context, then ...bus.Item) error {
-	return d.k.check(d.Delivery.Ack(ctx, then...))
+	return d.f.check(ctx, d.Delivery.Ack(ctx, then...))
 }
 
 func (d fencedDelivery) Nak(ctx context.Context, delay time.Duration, note string) error {
-	return d.k.check(d.Delivery.Nak(ctx, delay, note))
+	return d.f.check(ctx, d.Delivery.Nak(ctx, delay, note))
 }
 
 var (

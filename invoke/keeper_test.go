@@ -613,3 +613,35 @@ func TestReplayIsRepeated(t *testing.T) {
 		}
 	})
 }
+
+// Queues that take nothing any more, whatever the reason, end their keeper, so
+// that they are opened anew. One write that fails does not.
+func TestKeeperOfDeadQueues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.deploy("task", lode.Function{}, echo)
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		k := keeper(t, s, m)
+		defer k.Close()
+		ctx := context.Background()
+		fail := func(all bool) {
+			m.setFail(false, func(op, key string) error {
+				if op == "queue put" && (all || key != "") {
+					return lode.Errorf(lode.Internal, "the log is in a strange state")
+				}
+				return nil
+			})
+		}
+		fail(false)
+		_, err := k.Submit(ctx, &lode.Request{Namespace: "default", Function: "task"})
+		wantKind(t, err, lode.Internal)
+		if lostNow(k) {
+			t.Error("lost by one write")
+		}
+		fail(true)
+		if _, err := k.Submit(ctx, &lode.Request{Namespace: "default", Function: "task"}); !keeperGone(err) || !lostNow(k) {
+			t.Errorf("%v", err)
+		}
+	})
+}

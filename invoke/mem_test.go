@@ -209,7 +209,11 @@ func (m *memory) Put(ctx context.Context, items ...bus.Item) (int, error) {
 		return 0, lode.Errorf(lode.Cancelled, "put: %w", ctx.Err())
 	}
 	if m.fail != nil {
-		if err := m.fail("queue put", items[0].ID); err != nil {
+		id := ""
+		if len(items) > 0 {
+			id = items[0].ID
+		}
+		if err := m.fail("queue put", id); err != nil {
 			return 0, err
 		}
 	}
