@@ -385,3 +385,40 @@ func TestRemoteKeeper(t *testing.T) {
 	}
 	c.nodes[0].k.Store(k)
 }
+
+// Each key comes in on three nodes at once: it runs once, and everybody is told
+// the same.
+func TestKeysOnABus(t *testing.T) {
+	const keys, each = 60, 6
+	c := newCluster(t, "a", "b", "c")
+	var mu sync.Mutex
+	runs := map[string]int{}
+	c.w.deploy("once", lode.Function{}, func(g *guest) error {
+		mu.Lock()
+		runs[string(g.inv.Body)]++
+		mu.Unlock()
+		time.Sleep(time.Millisecond)
+		return g.answer(200, fmt.Sprint(g.head.Get(":id"), strings.Repeat("x", rand.IntN(2)*2*inlineBytes)))
+	})
+	var wg sync.WaitGroup
+	told := make([][]string, keys)
+	for key := range keys {
+		told[key] = make([]string, each)
+		for i := range each {
+			wg.Go(func() {
+				body, _, err := once(context.Background(), c.nodes[i%3].s, fmt.Sprint("k", key), fmt.Sprint(key))
+				if told[key][i] = body; err != nil {
+					t.Errorf("key %d: %v", key, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for key, bodies := range told {
+		for _, b := range bodies {
+			if b == "" || b != bodies[0] || runs[fmt.Sprint(key)] != 1 {
+				t.Fatalf("key %d ran %d times, and was told %d and %d bytes", key, runs[fmt.Sprint(key)], len(b), len(bodies[0]))
+			}
+		}
+	}
+}
