@@ -136,12 +136,15 @@ func (c *conn) takeBody(h header, b *buf) error {
 		c.l.bufs.put(b)
 		return c.unknown(h)
 	}
-	if in.body == nil || in.body.ended || !in.body.flow.take(h.size) {
+	if h.size == 0 || in.body == nil || in.body.ended || !in.body.flow.take(h.size) {
 		return &protocolError{fmt.Errorf("a chunk of a body without a right to it")}
 	}
-	if in.gone || h.size == 0 {
+	if in.gone {
 		c.l.bufs.put(b)
 		return nil
+	}
+	if q := in.body.queue; len(q) > 0 && c.l.bufs.merge(q[len(q)-1], b) {
+		return nil // whoever reads was woken for the one before
 	}
 	in.body.queue = append(in.body.queue, b)
 	wake(in.body.wake)
@@ -191,6 +194,10 @@ func (in *Incoming) take(h header, p []byte) error {
 		}
 		wake(in.body.wake)
 	case kindNoteReply:
+		if in.noted == 0 {
+			return fmt.Errorf("a reply to a note that was not sent")
+		}
+		in.noted--
 		select {
 		case in.replies() <- bytes.Clone(p):
 		default: // the handler does not read them

@@ -30,6 +30,17 @@ func (p *bufs) get(n int) *buf {
 	return &buf{b: make([]byte, n), class: -1}
 }
 
+// merge appends more to last, if it has room, and frees more: many small
+// chunks must not cost a buffer each.
+func (p *bufs) merge(last, more *buf) bool {
+	if cap(last.b)-len(last.b) < len(more.b) {
+		return false
+	}
+	last.b = append(last.b, more.b...)
+	p.put(more)
+	return true
+}
+
 func (p *bufs) put(b *buf) {
 	if b != nil && b.class >= 0 {
 		p.pools[b.class].Put(b)

@@ -8,10 +8,10 @@ import (
 	"lode"
 )
 
-// Bounds on notes that nobody took yet, of one call.
+// Bounds on notes that nobody took yet.
 const (
-	maxNotes     = 256
-	maxNoteBytes = 1 << 20
+	maxNotes    = 256      // of one call
+	maxNoteHeld = 64 << 20 // bytes, of all calls of a connection
 )
 
 // outCall is a call of this node; guarded by conn.mu.
@@ -100,6 +100,7 @@ func (c *conn) forget(o *outCall, over bool) {
 		c.l.bufs.put(ev.buf)
 	}
 	o.queue = nil
+	c.tookNotes(o)
 	c.release(&o.in)
 	c.settle()
 	if over || c.err != nil {
@@ -108,6 +109,12 @@ func (c *conn) forget(o *outCall, over bool) {
 	}
 	c.post(appendHeader(nil, 0, kindCancel, 0, o.id))
 	c.push(false)
+}
+
+// tookNotes says that o's notes are off the queue; c.mu is held.
+func (c *conn) tookNotes(o *outCall) {
+	c.noteHeld -= o.noteBytes
+	o.notes, o.noteBytes = 0, 0
 }
 
 // collect waits for the answer and gives it to a. over: the peer has ended it,
@@ -122,7 +129,7 @@ func (c *conn) collect(ctx context.Context, o *outCall, r *Request, a Answer) (e
 		c.mu.Lock()
 		events, fault, dead, unsent := o.queue, o.fault, c.err, o.off >= c.writer.handed
 		o.queue, o.spare = o.spare[:0], nil
-		o.notes, o.noteBytes = 0, 0
+		c.tookNotes(o)
 		c.mu.Unlock()
 		for i, ev := range events {
 			err, over = c.deliver(o, ev, r, a)
@@ -228,6 +235,15 @@ func (c *conn) takeAnswer(h header, b *buf) error {
 	if err := o.accept(h); err != nil {
 		return &protocolError{err}
 	}
+	if h.kind == kindNote {
+		c.noteHeld += h.size
+		if c.noteHeld > maxNoteHeld || o.notes > maxNotes {
+			o.fault = lode.Errorf(lode.Overloaded, "node %s sent notes faster than they were taken", c.p.node)
+		}
+	}
+	if n := len(o.queue); n > 0 && h.kind == kindAnswer && o.queue[n-1].kind == kindAnswer && c.l.bufs.merge(o.queue[n-1].buf, b) {
+		return nil
+	}
 	o.queue = append(o.queue, event{h.kind, h.flags, b})
 	o.signal()
 	return nil
@@ -250,16 +266,13 @@ func (o *outCall) accept(h header) error {
 		if !o.headed {
 			return fmt.Errorf("an answer without a head")
 		}
-		if h.kind == kindAnswer && !o.in.take(h.size) {
+		if h.kind == kindAnswer && (h.size == 0 || !o.in.take(h.size)) {
 			return fmt.Errorf("an answer beyond its credit")
 		}
 		o.over = h.kind == kindAnswerEnd
 	case kindNote:
 		o.notes++
 		o.noteBytes += h.size
-		if o.notes > maxNotes || o.noteBytes > maxNoteBytes {
-			o.fault = lode.Errorf(lode.Overloaded, "a peer sent notes faster than they were taken")
-		}
 	}
 	return nil
 }

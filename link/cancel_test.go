@@ -237,6 +237,81 @@ func TestStalledReader(t *testing.T) {
 	})
 }
 
+// TestTinyPieces: pieces of a byte each, flushed one by one, come in order and
+// do not cost a buffer each while nobody takes them.
+func TestTinyPieces(t *testing.T) {
+	w := newTown(t, false)
+	const n = 20_000
+	h := map[string]Handler{"drip": func(_ context.Context, in *Incoming) error {
+		in.Begin(nil)
+		for i := range n {
+			in.Write([]byte{byte(i)})
+			if err := in.Flush(); err != nil {
+				return err
+			}
+		}
+		return in.Note([]byte("all is sent"))
+	}}
+	a, b := w.add("a", Config{}), w.add("b", Config{Handle: h})
+	connect(t, a, b)
+	var got Bytes
+	let := make(chan struct{})
+	late := &lateBytes{Bytes: &got, let: let}
+	done := make(chan error, 1)
+	go func() {
+		done <- a.Call(t.Context(), "b", &Request{Method: "drip", Note: func([]byte) []byte { return nil }}, late)
+	}()
+	p := a.peer("b")
+	events := 0
+	for range 5000 {
+		events = p.waiting()
+		if p.chunksIn() == n {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if p.chunksIn() != n || events > 100 {
+		t.Errorf("%d of %d bytes wait in %d events", p.chunksIn(), n, events)
+	}
+	close(let)
+	if err := <-done; err != nil || len(got.Body) != n {
+		t.Fatalf("%d bytes, %v", len(got.Body), err)
+	}
+	for i, c := range got.Body {
+		if c != byte(i) {
+			t.Fatalf("byte %d is %d", i, c)
+		}
+	}
+}
+
+// lateBytes holds the head back until it is let.
+type lateBytes struct {
+	*Bytes
+	let chan struct{}
+}
+
+func (l *lateBytes) Head(b []byte) error {
+	<-l.let
+	return l.Bytes.Head(b)
+}
+
+func (p *peer) waiting() (n int) {
+	c, _ := p.conn()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.calls {
+		n += len(o.queue)
+	}
+	return n
+}
+
+func (p *peer) chunksIn() uint64 {
+	c, _ := p.conn()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taken
+}
+
 // gate is an answer that takes nothing until it is let.
 type gate struct {
 	let chan struct{}

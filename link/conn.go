@@ -43,6 +43,7 @@ type conn struct {
 	lastIn   uint64 // greatest id of the peer's calls
 	held     int64
 	windows  int64
+	noteHeld int    // bytes of notes that their callers did not take yet
 	taken    uint64 // chunk bytes taken off this connection
 	ackDue   int    // of these, not yet acknowledged
 	retired  bool   // this node starts no more calls here

@@ -129,7 +129,7 @@ func (l *Link) Serve(nc net.Conn, from lode.NodeID) {
 		if _, bad := errors.AsType[*protocolError](err); bad {
 			p.refused.Add(1)
 		}
-		if err != errPresent && err != errRemoved && err != io.EOF && !p.stopped() {
+		if err != errPresent && err != errRemoved && err != errClosing && err != io.EOF && !p.stopped() {
 			l.log.Warn("a connection was refused", "node", from, "why", err)
 		}
 		return
@@ -161,7 +161,9 @@ func (p *peer) accept(nc net.Conn) (*conn, error) {
 	c := newConn(p, nc, false, remote)
 	if !p.adopt(c, func() { c.post(appendHello(nil, p.hello(p.l.seq.Add(1)))) }) {
 		why := errPresent
-		if p.isRemoved() {
+		if p.stopped() {
+			why = errClosing
+		} else if p.isRemoved() {
 			why = errRemoved
 		}
 		nc.Write(appendFrame(nil, kindBye, byeRefused, 0, []byte(why.Error())))

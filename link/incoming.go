@@ -42,6 +42,7 @@ type Incoming struct {
 	// guarded by conn.mu
 	gone  bool // the caller cancelled, or the connection died
 	notes chan []byte
+	noted int // notes without a reply yet; most never get one
 }
 
 // answerState is how far an answer is.
@@ -397,6 +398,7 @@ func (in *Incoming) Note(b []byte) error {
 		c.mu.Unlock()
 		return err
 	}
+	in.noted++
 	c.post(appendFrame(nil, kindNote, 0, in.id, b))
 	off := c.writer.queued
 	c.push(true)

@@ -33,7 +33,7 @@ type Config struct {
 	Changed func(node lode.NodeID, up bool, why error)
 
 	BeatEvery time.Duration // 0: 200 ms
-	LostAfter time.Duration // silence after which a peer is lost; 0: 1 s
+	LostAfter time.Duration // silence after which a peer is lost, at least two beats; 0: 1 s
 	Logger    *slog.Logger  // nil: slog.Default
 }
 
@@ -93,6 +93,7 @@ func New(cfg Config) *Link {
 	if cfg.LostAfter <= 0 {
 		cfg.LostAfter = time.Second
 	}
+	cfg.LostAfter = max(cfg.LostAfter, 2*cfg.BeatEvery)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}

@@ -274,6 +274,8 @@ func TestGarbage(t *testing.T) {
 		"call 0":            append(good[:len(good):len(good)], appendHeader(nil, 0, kindCall, 0, 0)...),
 		"call twice":        append(append(good[:len(good):len(good)], appendCall(nil, 1, 0, 0, &Request{Method: "m"}, nil)...), appendCall(nil, 1, 0, 0, &Request{Method: "m"}, nil)...),
 		"call cut short":    append(good[:len(good):len(good)], appendFrame(nil, kindCall, 0, 1, []byte("abc"))...),
+		"empty chunk":       append(append(good[:len(good):len(good)], appendCall(nil, 1, flagStream, 0, &Request{Method: "hang"}, nil)...), appendFrame(nil, kindBody, 0, 1, nil)...),
+		"reply to no note":  append(append(good[:len(good):len(good)], appendCall(nil, 1, flagNotes, 0, &Request{Method: "hang"}, nil)...), appendFrame(nil, kindNoteReply, 0, 1, nil)...),
 		"beyond credit":     append(append(good[:len(good):len(good)], appendCall(nil, 1, flagStream, 0, &Request{Method: "hang"}, nil)...), overCredit()...),
 	} {
 		t.Run(name, func(t *testing.T) {
