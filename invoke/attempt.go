@@ -52,6 +52,7 @@ type attempt struct {
 	line  Line
 
 	flusher flusher // ans, if it is one
+	left    bool    // its slot was given back before its end
 	unsent  bool    // something was written since the last Flush
 	status  int     // answered; 0 = not yet
 	out     int64   // bytes answered
@@ -117,10 +118,13 @@ func (a *attempt) run(ctx context.Context) error {
 	err = a.dispatch(ctx, runner)
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
+	if !a.left && !a.inv.Usage.Cold {
+		a.w.hold = int64(a.inv.Usage.Wall)
+	}
 	a.unlong()
 	a.s.gate.exit(&a.w, a.inv.Usage.CPU)
 	if a.s.spread != nil && err == nil {
-		a.s.used.ended(rev, a.inv.Usage.Wall, a.inv.Usage.Cold)
+		a.s.used.ended(rev, a.end, a.inv.Usage.Wall, a.inv.Usage.Cold)
 	}
 	return err
 }
@@ -142,7 +146,7 @@ func (a *attempt) admit(ctx context.Context, to target, lim *lode.Limits, deadli
 	switch sp := a.s.spread; {
 	case a.came != nil:
 		return false, a.came.admit(ctx, a.s, to, lim, deadline)
-	case sp != nil && !a.stays():
+	case sp != nil:
 		if away, err := sp.place(ctx, a, to, lim, deadline); away || err != nil || a.w.slot {
 			return away, err
 		}
@@ -248,7 +252,7 @@ func (a *attempt) recycle() {
 	}
 	a.inv = engine.Invocation{Reply: engine.Reply{Head: reply.Head[:0], Body: reply.Body[:0]}}
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
-	a.status, a.out, a.most, a.logged, a.dropped, a.unsent, a.end = 0, 0, 0, 0, 0, false, time.Time{}
+	a.status, a.out, a.most, a.logged, a.dropped, a.left, a.unsent, a.end = 0, 0, 0, 0, 0, false, false, time.Time{}
 	a.came, a.body, a.away, a.node = nil, nil, false, ""
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
@@ -337,6 +341,7 @@ func (a *attempt) Write(p []byte) (int, error) {
 // Leave gives the slot back while the guest waits, and what it has answered so
 // far to whom it is for.
 func (a *attempt) Leave() {
+	a.left = true
 	a.unslot()
 	if a.unsent && a.flusher != nil {
 		a.unsent = false
@@ -355,6 +360,7 @@ func (a *attempt) Turn(ctx context.Context, used time.Duration) error {
 	g, w := a.s.long, &a.long
 	switch {
 	case w.lane == nil:
+		a.left = true
 		a.s.gate.leave(&a.w)
 	case g.contended():
 		g.exit(w, used)

@@ -17,7 +17,7 @@ import (
 // fleet is several nodes in this process: each has its own catalog and
 // Service, and real links over loopback to all others.
 type fleet struct {
-	t     *testing.T
+	t     testing.TB
 	nodes map[lode.NodeID]*tnode
 }
 
@@ -41,7 +41,7 @@ type heard struct {
 	at   time.Time
 }
 
-func newFleet(t *testing.T, cfg Config, ids ...lode.NodeID) *fleet {
+func newFleet(t testing.TB, cfg Config, ids ...lode.NodeID) *fleet {
 	t.Helper()
 	c := &fleet{t: t, nodes: map[lode.NodeID]*tnode{}}
 	for _, id := range ids {
@@ -155,6 +155,16 @@ func (n *tnode) Call(ctx context.Context, to lode.NodeID, r *link.Request, a lin
 }
 
 var _ Peers = (*tnode)(nil)
+
+// costs makes a node believe that an invocation of a function, and whatever
+// else it runs, takes so long.
+func (n *tnode) costs(name string, d time.Duration) {
+	g := n.s.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.laneOf(target{"default", lode.Name(name)})
+	g.mean, l.cost, l.hold = int64(d), int64(d), int64(d)
+}
 
 // deploy makes a function on all nodes, whose code knows where it runs.
 func (c *fleet) deploy(name string, f lode.Function, make func(n *tnode) code) {

@@ -51,7 +51,7 @@ type gate struct {
 	now   int64 // virtual, ns: the clock of the last function granted from the line
 	ready readyHeap
 	fns   map[target]*lane
-	mean  int64 // ns of CPU of what ended, of all lanes, moving average
+	mean  int64 // ns of a slot that one takes, of all lanes, moving average
 }
 
 // lane is one function in the gate.
@@ -61,6 +61,7 @@ type lane struct {
 	places  int   // taken
 	clock   int64 // virtual, ns
 	cost    int64 // ns of CPU, moving average
+	hold    int64 // ns of a slot, moving average
 	index   int   // in ready; -1 = not ready
 	resume  line
 	fresh   line
@@ -74,6 +75,7 @@ type waiter struct {
 	lane       *lane
 	next, prev *waiter
 	in         *line // that it waits in, or nil
+	hold       int64 // ns that it had its slot for; 0 = not known: what it computed
 	charged    int64 // ns, ahead of what it turns out to use; 0 = not charged
 	patient    bool  // not counted against queue_max
 	slot       bool  // holds a slot
@@ -92,7 +94,7 @@ func newGate(slots int) *gate {
 func (g *gate) laneOf(t target) *lane {
 	l := g.fns[t]
 	if l == nil {
-		l = &lane{target: t, cost: int64(firstCost), index: -1}
+		l = &lane{target: t, cost: int64(firstCost), hold: int64(firstCost), index: -1}
 		g.fns[t] = l
 	}
 	return l
@@ -269,7 +271,10 @@ func (g *gate) exit(w *waiter, cpu time.Duration) {
 	l := w.lane
 	used := max(int64(cpu), int64(leastCost))
 	l.cost += (used - l.cost) / 8
-	g.mean += (used - g.mean) / 32
+	hold := max(used, w.hold)
+	w.hold = 0
+	l.hold += (hold - l.hold) / 8
+	g.mean += (hold - g.mean) / 32
 	if w.charged > 0 {
 		l.clock = min(l.clock+used-w.charged, g.now+int64(mostDebt))
 	}

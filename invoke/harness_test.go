@@ -210,7 +210,7 @@ var (
 )
 
 // service opens a Service over w, closed when the test ends.
-func (w *world) service(t *testing.T, cfg Config) *Service {
+func (w *world) service(t testing.TB, cfg Config) *Service {
 	t.Helper()
 	cfg.Catalog, cfg.Pools, cfg.Observer = w, w, w
 	s, err := Open(context.Background(), cfg)

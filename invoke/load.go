@@ -159,7 +159,9 @@ func (u *usage) begin() {
 }
 
 // now is never 0.
-func (u *usage) now() int64 { return int64(time.Since(u.began)) + 1 }
+func (u *usage) now() int64 { return u.at(time.Now()) }
+
+func (u *usage) at(t time.Time) int64 { return max(int64(t.Sub(u.began)), 1) }
 
 // find returns the entry of rev, or nil.
 func (u *usage) find(rev *lode.Revision) *used {
@@ -183,19 +185,19 @@ func (u *usage) entry(rev *lode.Revision) *used {
 }
 
 // near reports whether rev ran here lately, so that its code is in memory.
-func (u *usage) near(rev *lode.Revision) bool {
+func (u *usage) near(rev *lode.Revision, now time.Time) bool {
 	e := u.find(rev)
 	if e == nil {
 		return false
 	}
 	at := e.ran.Load()
-	return at > 0 && u.now()-at < int64(usedNear)
+	return at > 0 && u.at(now)-at < int64(usedNear)
 }
 
-// ended takes a run that ended here.
-func (u *usage) ended(rev *lode.Revision, wall time.Duration, cold bool) {
+// ended takes a run that ended here at a time.
+func (u *usage) ended(rev *lode.Revision, at time.Time, wall time.Duration, cold bool) {
 	e := u.entry(rev)
-	e.ran.Store(u.now())
+	e.ran.Store(u.at(at))
 	if cold {
 		return
 	}

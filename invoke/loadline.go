@@ -65,8 +65,8 @@ func (g *gate) count() int {
 	return g.slots - g.free + g.waiting()
 }
 
-// inLine is how many invocations compute or wait on this node, and the mean
-// cost of one in ns.
+// inLine is how many invocations compute or wait on this node, and for how
+// many ns one has a slot, on average.
 func (s *Service) inLine() (n int, mean int64) {
 	s.gate.mu.Lock()
 	n, mean = s.gate.slots-s.gate.free+s.gate.waiting(), s.gate.mean
@@ -86,8 +86,8 @@ func (s *Service) tryEnter(w *waiter, t target, lim *lode.Limits) bool {
 	return ok
 }
 
-// standing is how long the next invocation of t would wait here, and the mean
-// cost of what runs here: what it is fair to promise. run is what one takes
+// standing is how long the next invocation of t would wait here, and for how
+// long what runs here has a slot, on average. run is what one takes
 // from its beginning to its end (0: not known), which counts where a function
 // has places.
 //
@@ -98,9 +98,9 @@ func (s *Service) standing(t target, lim *lode.Limits, run time.Duration) (wait,
 	g := s.gate
 	g.mu.Lock()
 	l := g.fns[t]
-	cost, own, places, width := int64(firstCost), 0, 0, lim.ScaleMax*max(1, lim.Each)
+	cost, hold, own, places, width := int64(firstCost), int64(firstCost), 0, 0, lim.ScaleMax*max(1, lim.Each)
 	if l != nil {
-		cost, own, places = l.cost, l.fresh.n+l.resume.n, l.places
+		cost, hold, own, places = l.cost, l.hold, l.fresh.n+l.resume.n, l.places
 	}
 	mean = time.Duration(max(g.mean, int64(leastCost)))
 	if g.free == 0 || len(g.ready) > 0 {
@@ -110,14 +110,15 @@ func (s *Service) standing(t target, lim *lode.Limits, run time.Duration) (wait,
 		}
 		var all int64
 		for _, x := range g.ready {
-			all += int64(x.fresh.n+x.resume.n) * x.cost
+			all += int64(x.fresh.n+x.resume.n) * x.hold
 		}
-		mine := int64(own+1) * cost * int64(lanes)
-		wait = time.Duration(min(mine, all+cost) / int64(g.slots))
+		// What computes now is half done, on average.
+		mine := int64(own+1) * hold * int64(lanes)
+		wait = time.Duration(min(mine, all+hold)/int64(g.slots) + (g.mean+1)/2)
 	}
 	g.mu.Unlock()
 	if width > 0 && places+own >= width {
-		wait = max(wait, time.Duration(own+1)*max(run, time.Duration(cost))/time.Duration(width))
+		wait = max(wait, time.Duration(own+1)*max(run, time.Duration(hold))/time.Duration(width))
 	}
 	if cost > longFrom {
 		if n, slots := s.long.count(), s.long.slots; n >= slots {

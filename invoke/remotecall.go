@@ -178,15 +178,21 @@ func (j *journey) forward(ctx context.Context, c *placement.Candidate) (done boo
 	if c.Cost.Run > 0 {
 		expect = c.Cost.Hop + c.Cost.Queue + c.Cost.Code + c.Cost.Run
 	}
-	began := sp.now()
-	sp.tell(c.Node.ID, func(p *placement.Peer) { p.Sent(began, max(expect, leastExpect)) })
+	began, within := sp.now(), max(expect, leastExpect)
+	if expect == 0 {
+		within = someExpect
+	}
+	sp.tell(c.Node.ID, func(p *placement.Peer) { p.Sent(began, within) })
 	err = sp.peers.Call(ctx, c.Node.ID, r, f)
 	return j.verdict(ctx, c, f, err, began, expect)
 }
 
-// leastExpect is what an answer is given time for before its absence counts
-// against a node.
-const leastExpect = 20e-3
+// What an answer is given time for, in seconds, before its absence counts
+// against a node: at least, and where nobody knows how long a run takes.
+const (
+	leastExpect = 20e-3
+	someExpect  = 1.0
+)
 
 // tell tells what is known of a node something more.
 func (sp *spread) tell(id lode.NodeID, f func(*placement.Peer)) {

@@ -69,7 +69,7 @@ func TestWireFailure(t *testing.T) {
 func FuzzParseLoad(f *testing.F) {
 	s := &Service{cfg: Config{}, gate: newGate(2), long: newGate(1)}
 	s.used.begin()
-	s.used.ended(&lode.Revision{Namespace: "default", Name: "f", Number: 1}, time.Millisecond, false)
+	s.used.ended(&lode.Revision{Namespace: "default", Name: "f", Number: 1}, time.Now(), time.Millisecond, false)
 	f.Add(s.LoadReport())
 	f.Add([]byte{loadVersion})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -224,8 +224,9 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 	})
 	_, held := invoke(b, request("hold"), newTaker())
 	<-began
-	b.s.gate.mu.Lock() // what is in its line is long, and that is not known yet
-	b.s.gate.laneOf(target{"default", "take"}).cost = int64(time.Hour)
+	b.s.gate.mu.Lock() // what is in its line is long, and nobody was told
+	l := b.s.gate.laneOf(target{"default", "take"})
+	l.cost, l.hold = int64(time.Hour), int64(time.Hour)
 	b.s.gate.mu.Unlock()
 	c.s.SetDraining(false)
 	b.s.SetDraining(false)

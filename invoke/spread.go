@@ -103,14 +103,11 @@ func (sp *spread) peer(id lode.NodeID) *placement.Peer {
 // leaving reports whether this node takes no more work.
 func (s *Service) leaving() bool { return s.parting.Load() || s.draining.Load() }
 
-// stays reports whether an invocation runs on this node whatever its load.
-func (a *attempt) stays() bool {
-	switch a.req.Trigger {
-	case lode.TriggerJob, lode.TriggerMerge:
-		return true
-	}
+// stays reports whether an invocation runs on this node whatever its load:
+// those of jobs, which were placed with their shards.
+func (a *attempt) stays(to target) bool {
 	_, mapped := a.ans.(windower)
-	return mapped || headTooLong(a.req)
+	return mapped || to == jobs || headTooLong(a.req)
 }
 
 // place finds the node for an attempt that came in at this one. away: it has
@@ -118,7 +115,7 @@ func (a *attempt) stays() bool {
 // admitted by now.
 func (sp *spread) place(ctx context.Context, a *attempt, to target, lim *lode.Limits, deadline time.Time) (away bool, err error) {
 	s := sp.s
-	if !s.leaving() && s.used.near(a.rev) && s.tryEnter(&a.w, to, lim) {
+	if !s.leaving() && s.used.near(a.rev, a.start) && s.tryEnter(&a.w, to, lim) || a.stays(to) {
 		return false, nil
 	}
 	views := sp.peers.Nodes()
@@ -275,13 +272,16 @@ func (sp *spread) peerNode(v *NodeView, hash uint64, now float64) placement.Node
 func (j *journey) here(c *placement.Candidate) (bool, error) {
 	s := j.sp.s
 	if s.draining.Load() && j.a.depth == 0 && !j.a.w.patient {
-		return false, draining()
+		if len(j.table.Nodes) == 1 {
+			return false, draining()
+		}
+		j.refused(c, 0, "it stops")
+		return false, nil
 	}
-	wait, mean := c.Cost.Queue, c.Node.Mean
-	if placement.Admit(wait, mean, wait, 0) {
+	if wait := c.Cost.Queue; placement.Admit(wait, c.Node.Mean, wait, 0) {
 		return true, nil
 	}
-	j.refused(c, wait, "its line is full")
+	j.refused(c, c.Cost.Queue, "its line is full")
 	return false, nil
 }
 

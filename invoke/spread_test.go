@@ -241,9 +241,7 @@ func TestPushBackAndParking(t *testing.T) {
 	var holders sync.WaitGroup
 	for _, n := range []*tnode{a, b} {
 		// As of a long one: what waits behind it waits too long.
-		n.s.gate.mu.Lock()
-		n.s.gate.mean, n.s.gate.laneOf(target{"default", "work"}).cost = int64(time.Hour), int64(time.Hour)
-		n.s.gate.mu.Unlock()
+		n.costs("work", time.Hour)
 		holders.Go(func() {
 			j := request("hold")
 			j.Trigger = lode.TriggerMerge // which stays where it is
@@ -264,9 +262,7 @@ func TestPushBackAndParking(t *testing.T) {
 	close(free)
 	holders.Wait()
 	for _, n := range []*tnode{a, b} { // the mean is of what runs now
-		n.s.gate.mu.Lock()
-		n.s.gate.mean, n.s.gate.laneOf(target{"default", "work"}).cost = int64(time.Millisecond), int64(time.Millisecond)
-		n.s.gate.mu.Unlock()
+		n.costs("work", time.Millisecond)
 	}
 	for _, errs := range waiting {
 		if err := <-errs; err != nil {
@@ -499,10 +495,7 @@ func TestAsksTheBestTwo(t *testing.T) {
 		rev := n.w.fns["default/work"]
 		n.w.mu.Unlock()
 		n.s.used.entry(rev).wall.Store(int64(time.Second)) // as if it took long
-		n.s.gate.mu.Lock()
-		n.s.gate.laneOf(target{"default", "work"}).cost = int64(time.Second)
-		n.s.gate.mean = int64(time.Second)
-		n.s.gate.mu.Unlock()
+		n.costs("work", time.Second)
 	}
 	f.settle()
 	_, held := invoke(b, request("hold"), newTaker())
@@ -512,9 +505,7 @@ func TestAsksTheBestTwo(t *testing.T) {
 		if err != nil || out.Node != "c" {
 			t.Fatalf("on %q: %v", out.Node, err)
 		}
-		c.s.gate.mu.Lock()
-		c.s.gate.laneOf(target{"default", "work"}).cost = int64(time.Second)
-		c.s.gate.mu.Unlock()
+		c.costs("work", time.Second)
 	}
 	if st := a.s.SpreadStats(); st.Asked == 0 {
 		t.Errorf("nobody was asked: %+v", st)
@@ -530,10 +521,10 @@ func TestLoadReport(t *testing.T) {
 	s := w.service(t, Config{Slots: 3, FreeMemory: func() int64 { return 1 << 30 }})
 	for i := range 300 {
 		rev := &lode.Revision{Namespace: "default", Name: lode.Name(fmt.Sprintf("f%d", i)), Number: 1}
-		s.used.ended(rev, time.Duration(i+1)*time.Millisecond, false)
+		s.used.ended(rev, time.Now(), time.Duration(i+1)*time.Millisecond, false)
 	}
 	last := &lode.Revision{Namespace: "default", Name: "last", Number: 7}
-	s.used.ended(last, 20*time.Millisecond, false)
+	s.used.ended(last, time.Now(), 20*time.Millisecond, false)
 	b := s.LoadReport()
 	if len(b) != loadHead+loadRevsMost*loadRev {
 		t.Errorf("%d bytes", len(b))
@@ -598,3 +589,50 @@ func (p *failingPeers) Call(context.Context, lode.NodeID, *link.Request, link.An
 }
 
 var _ Peers = (*failingPeers)(nil)
+
+// A burst at one door is run by all nodes, each invocation once.
+func TestBurstSpreads(t *testing.T) {
+	f := newFleet(t, Config{Slots: 2}, "a", "b", "c")
+	var ran runs
+	f.deploy("work", lode.Function{}, func(n *tnode) code {
+		return func(g *guest) error {
+			ran.add(n)
+			time.Sleep(3 * time.Millisecond) // its slot kept
+			return g.answer(200, string(g.inv.Body))
+		}
+	})
+	for _, n := range f.nodes { // everybody has the code, and knows what a run takes
+		for range 10 {
+			if _, err := n.s.Invoke(context.Background(), request("work"), newTaker()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.settle()
+	ran.mu.Lock()
+	clear(ran.by)
+	ran.mu.Unlock()
+	var wg sync.WaitGroup
+	for i := range 90 {
+		wg.Go(func() {
+			req, ans := request("work"), newTaker()
+			req.Body = []byte(fmt.Sprint(i))
+			if _, err := f.nodes["a"].s.Invoke(context.Background(), req, ans); err != nil || string(ans.Msg.Body) != fmt.Sprint(i) {
+				t.Errorf("%d: %q, %v", i, ans.Msg.Body, err)
+			}
+		})
+	}
+	wg.Wait()
+	if ran.all() != 90 || len(ran.by) != 3 {
+		t.Errorf("ran %s", &ran)
+	}
+	records := 0
+	for _, n := range f.nodes {
+		n.w.mu.Lock()
+		records += len(n.w.records)
+		n.w.mu.Unlock()
+	}
+	if records != 90+30 {
+		t.Errorf("%d records of 120 invocations", records)
+	}
+}

@@ -18,6 +18,9 @@ const (
 	slowest    = 20   // times slower than expected: more says nothing more
 	slowFrom   = 1.25 // below it is noise
 	slack      = 4    // times longer than expected a node may be silent
+
+	// mostSilence is what silence costs a node that goes on broadcasting.
+	mostSilence = 0.25
 )
 
 // Peer is what one gateway knows of one other node: what it broadcast last,
@@ -101,10 +104,16 @@ func (p *Peer) Fill(n *Node, now, rtt float64) {
 		n.Slow = 1 + p.slow
 	}
 	n.Hop = rtt
+	age := now - p.at
+	late := p.at != 0 && age > oldAge
 	if p.flying > 0 && now > p.due {
-		n.Hop += now - p.due
+		silence := now - p.due
+		if !late { // it lives: it may just be at work on something long
+			silence = min(silence, mostSilence)
+		}
+		n.Hop += silence
 	}
-	if age := now - p.at; p.at != 0 && age > oldAge {
+	if late {
 		n.Hop += age
 	}
 }
