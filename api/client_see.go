@@ -83,7 +83,7 @@ func (c *Client) JobResult(ctx context.Context, id string) (Content, error) {
 }
 
 // ReadLogs calls see for each line; with f.Follow until ctx is over, which is
-// no error.
+// no error, or the node stops, which is Unavailable.
 func (c *Client) ReadLogs(ctx context.Context, f LogFilter, see func(LogLine) error) error {
 	q := url.Values{}
 	for k, v := range map[string]string{"name": string(f.Name), "invocation": string(f.Invocation), "job": f.Job, "grep": f.Grep} {
@@ -119,10 +119,13 @@ func (c *Client) ReadLogs(ctx context.Context, f LogFilter, see func(LogLine) er
 		}
 		return see(l.LogLine)
 	})
-	if f.Follow && ctx.Err() != nil {
+	switch {
+	case !f.Follow || err != nil && ctx.Err() == nil:
+		return err
+	case ctx.Err() != nil:
 		return nil
 	}
-	return err
+	return lode.Errorf(lode.Unavailable, "the node stopped").WithHint("follow the log again: another node, or this one when it is back, goes on")
 }
 
 // Top is what runs now.

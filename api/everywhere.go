@@ -23,7 +23,8 @@ type Everywhere struct {
 	Own Backend
 	// Peers lists the other nodes that can be reached now. Their Clients were
 	// made with Config.Local, over a Transport on which they are known to come
-	// from a node; they are asked with the role of the one who asks.
+	// from a node: the other side serves them with WithPeer and a grant to read
+	// in every namespace, since what the one who asks may see was checked here.
 	Peers func() []Peer
 	// Wait bounds how long a peer may take; 0 = 2 s. Logs that are followed are
 	// not bound by it.

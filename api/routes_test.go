@@ -174,6 +174,16 @@ func FuzzTokenID(f *testing.F) {
 	})
 }
 
+func FuzzAWSTokenID(f *testing.F) {
+	f.Add(AWSAccessKey("0123456789abcdef"))
+	f.Add("AKIAIOSFODNN7EXAMPLE")
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, ok := AWSTokenID(s); ok && AWSAccessKey(id) != s {
+			t.Errorf("%q has the id %q", s, id)
+		}
+	})
+}
+
 func TestTokens(t *testing.T) {
 	id, token := MintToken()
 	if got, ok := TokenID(token); !ok || got != id {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -194,6 +195,15 @@ func TestLogsFollow(t *testing.T) {
 		t.Errorf("%v %v", got, err)
 	}
 	want(t, w.Client.ReadLogs(t.Context(), api.LogFilter{Grep: "("}, nil), lode.Invalid)
+	// A log that ends although it is followed belongs to a node that stops.
+	ended := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) }))
+	defer ended.Close()
+	c, err := api.New(api.Config{URL: ended.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	want(t, c.ReadLogs(t.Context(), api.LogFilter{Follow: true}, nil), lode.Unavailable)
 }
 
 func TestInvoke(t *testing.T) {

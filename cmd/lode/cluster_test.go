@@ -26,12 +26,13 @@ type threeNodes struct {
 	removed string
 	stuck   bool // b never gets empty
 	joins   int
+	peers   string // of a
 }
 
 func (c *threeNodes) ListNodes(context.Context) (api.NodeList, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := api.Node{Name: "a", State: api.NodeReady, Bus: api.BusMember, Keeper: true, CPU: 8, Memory: 32 << 30, GPU: []string{}, Version: "0.2.0"}
+	a := api.Node{Name: "a", State: api.NodeReady, Bus: api.BusMember, Keeper: true, CPU: 8, Memory: 32 << 30, GPU: []string{}, Version: "0.2.0", Peers: c.peers}
 	lost := api.Node{Name: "c", State: api.NodeLost, Bus: api.BusMember, CPU: 64, Memory: 256 << 30, GPU: []string{"H100"}, Zone: "west", Version: "0.2.0",
 		Link: &api.Link{LostSince: time.Now().Add(-12*time.Second - 500*time.Millisecond), Why: "no heartbeat"}}
 	return api.NodeList{Items: []api.Node{a, c.b, lost}, Cluster: api.ClusterState{Members: []string{"a", "b", "c"}, Answering: 2, Quorum: true, Keeper: "a", Generation: 2}}, nil
@@ -249,6 +250,10 @@ func TestJoinAsks(t *testing.T) {
 	if want := (&joinTo{host: j.host, port: j.port + 1}).address(); peer != want { // a gateway answers at the port
 		t.Errorf("the peer port is %s, want %s", peer, want)
 	}
+	c.peers = "127.0.0.1:7777" // of a node whose ports the system chose
+	if peer, _, err = j.resolve(t.Context()); err != nil || peer != c.peers {
+		t.Errorf("the peer port is %s: %v", peer, err)
+	}
 	if got, _ := app.readCurrent(); got.URL != "http://127.0.0.1:2" {
 		t.Errorf("the newest is %s", got.URL)
 	}
@@ -261,7 +266,7 @@ func TestJoinAsks(t *testing.T) {
 	if j, err = app.parseJoin(hostport, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, token, err = j.resolve(t.Context()); err != nil || token != "lj1.env" || c.joins != 1 {
+	if _, token, err = j.resolve(t.Context()); err != nil || token != "lj1.env" || c.joins != 2 {
 		t.Errorf("%q %v", token, err)
 	}
 }

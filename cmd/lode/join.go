@@ -80,13 +80,13 @@ func (j *joinTo) address() string { return net.JoinHostPort(j.host, strconv.Itoa
 // resolve says where to join and with what. It is asked only when the node has
 // to join: one whose folder belongs to the cluster already needs no token.
 func (j *joinTo) resolve(ctx context.Context) (peer, token string, err error) {
-	token = j.token
-	if token == "" {
-		if token, err = j.ask(ctx); err != nil {
-			return "", "", err
-		}
+	if j.token != "" {
+		return j.peer(ctx), j.token, nil
 	}
-	return j.peer(ctx), token, nil
+	if peer, token, err = j.ask(ctx); err == nil && peer == "" {
+		peer = j.peer(ctx)
+	}
+	return peer, token, err
 }
 
 // peer is the address of the peer port. PORT is the gateway's, as in the node's
@@ -125,23 +125,24 @@ func (j *joinTo) probe(ctx context.Context) (open, gateway bool) {
 }
 
 // ask gets a token from the node itself, if this user may: the node runs on
-// this machine, or a context has a token for it.
-func (j *joinTo) ask(ctx context.Context) (string, error) {
+// this machine, or a context has a token for it. The node may say as well where
+// its peer port is.
+func (j *joinTo) ask(ctx context.Context) (peer, token string, err error) {
 	missing := lode.Errorf(lode.Unauthenticated, "joining %s takes a join token", j.address()).
 		WithHint("make one on a node of that cluster: lode token create --join; then add --token lj1..., or set LODE_JOIN_TOKEN")
 	way, found, err := j.wayIn()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if !found {
 		if onThisMachine(j.host) {
 			missing.Detail = "joining " + j.address() + " takes a join token, and no node of yours was found there to ask for one"
 		}
-		return "", missing
+		return "", "", missing
 	}
 	client, err := api.New(way)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -149,9 +150,16 @@ func (j *joinTo) ask(ctx context.Context) (string, error) {
 	k, err := client.CreateJoinToken(ctx, api.JoinSpec{Uses: 1, For: 10 * time.Minute})
 	if err != nil {
 		missing.Detail = "the node at " + j.address() + " gave no join token: " + lode.AsError(err).Error()
-		return "", missing
+		return "", "", missing
 	}
-	return k.Token, nil
+	if l, err := client.Nodes(ctx); err == nil {
+		for _, n := range l.Items {
+			if n.Link == nil { // the one that answers
+				peer = n.Peers
+			}
+		}
+	}
+	return peer, k.Token, nil
 }
 
 // wayIn is how this user reaches the node at that address: one that it started

@@ -14,7 +14,7 @@ import (
 func (c *cli) loginCmd() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
-		Use: "login URL", Short: "Save a node and a token as a context; the token comes from stdin", Args: exactly(1),
+		Use: "login URL[,URL...]", Short: "Save a node, or several of a cluster, and a token as a context; the token comes from stdin", Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			token, err := c.value("token")
 			if err != nil {
@@ -49,8 +49,9 @@ func (c *cli) loginCmd() *cobra.Command {
 	return cmd
 }
 
-// contextName is the host of a URL.
+// contextName is the host of a URL, or of the first of several.
 func contextName(url string) string {
+	url, _, _ = strings.Cut(url, ",")
 	_, host, ok := strings.Cut(url, "://")
 	if !ok {
 		host = url
