@@ -645,3 +645,50 @@ func TestKeeperOfDeadQueues(t *testing.T) {
 		}
 	})
 }
+
+// A keeper that is drained ends what it began, takes what is submitted, and
+// leaves that to the next one.
+func TestKeeperDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		open := make(chan struct{})
+		var runs atomic.Int32
+		w.deploy("task", lode.Function{Limits: lode.Limits{Total: time.Hour}}, func(g *guest) error {
+			runs.Add(1)
+			if err := g.block(open); err != nil {
+				return err
+			}
+			return echo(g)
+		})
+		s := node(t, w, m, "a", Config{})
+		defer s.Close()
+		k := keeper(t, s, m)
+		s.SetKeeper(k)
+		first := submit(t, s, "task", "", "x")
+		synctest.Wait()
+		drained := make(chan error, 1)
+		go func() { drained <- k.Drain(context.Background()) }()
+		synctest.Wait()
+		second := submit(t, s, "task", "", "y")
+		short, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		wantKind(t, k.Drain(short), lode.Deadline)
+		if len(drained) != 0 || runs.Load() != 1 {
+			t.Errorf("drained: %v, %d runs", len(drained) == 1, runs.Load())
+		}
+		close(open)
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		if c := get(t, s, first, 0); c.State != lode.StateDone || c.Attempts != 1 {
+			t.Errorf("%+v", c)
+		}
+		k.Close()
+		k = keeper(t, s, m)
+		defer k.Close()
+		s.SetKeeper(k)
+		if c := get(t, s, second, time.Minute); c.State != lode.StateDone || c.Attempts != 1 || runs.Load() != 2 {
+			t.Errorf("%+v after %d runs", c, runs.Load())
+		}
+	})
+}

@@ -97,3 +97,34 @@ func FuzzNote(f *testing.F) {
 		}
 	})
 }
+
+// What is stored is read back without harm, whatever it is.
+func FuzzStored(f *testing.F) {
+	w := &work{ID: "1", Namespace: "n", Function: "f", Key: "k"}
+	if b, err := encodeWork(w, []byte("body")); err == nil {
+		f.Add(b)
+	}
+	if b, err := encodeRecord(&record{Work: *w, State: lode.StateDone, Part: "p"}); err == nil {
+		f.Add(b)
+	}
+	f.Add(encodeMessage(envelope{Type: "t", From: "q"}, []byte("body")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, body, err := decodeWork(b); err == nil {
+			again, err := encodeWork(w, body)
+			if err != nil {
+				t.Skip() // a time out of JSON's range
+			}
+			if w2, body2, err := decodeWork(again); err != nil || !bytes.Equal(body, body2) || w2.key() != w.key() || w2.itemID() != w.itemID() {
+				t.Errorf("%+v became %+v, %v", w, w2, err)
+			}
+		}
+		if r, err := decodeRecord(b); err == nil && (r.Work.ID == "" || r.State == "") {
+			t.Errorf("%+v", r)
+		}
+		if e, body, err := decodeMessage(b); err == nil {
+			if _, body2, err := decodeMessage(encodeMessage(e, body)); err != nil || !bytes.Equal(body, body2) {
+				t.Errorf("%q: %v", b, err)
+			}
+		}
+	})
+}
