@@ -119,8 +119,18 @@ func (c cluster) spaceCheck() api.Check {
 }
 
 func (c cluster) busCheck() api.Check {
-	s := c.bus.Stats()
-	return api.Check{Name: "bus", State: api.CheckOK, Detail: fmt.Sprintf("%s on disk, one copy: an acknowledged write survives a crash, not the loss of this disk", bytesText(s.Bytes))}
+	s, h := c.bus.Stats(), c.health()
+	ch := api.Check{Name: "bus", State: api.CheckOK, Detail: fmt.Sprintf("%s on disk here; %d copies of what is acknowledged", bytesText(s.Bytes), h.Copies)}
+	if h.Copies == 1 {
+		ch.Detail = fmt.Sprintf("%s, one copy: an acknowledged write survives a crash, not the loss of its disk", bytesText(s.Bytes))
+	}
+	switch {
+	case !h.Quorum:
+		ch.State, ch.Advice = api.CheckFail, orWord(h.Detail, "start the members of the bus that are missing: lode nodes")
+	case h.Detail != "":
+		ch.State, ch.Advice = api.CheckWarn, h.Detail
+	}
+	return ch
 }
 
 func (c cluster) engineCheck() api.Check {
@@ -132,8 +142,20 @@ func (c cluster) engineCheck() api.Check {
 	return ch
 }
 
+// mostSkew is how far the clocks of two nodes may be apart before the doctor
+// says so. Nothing durable rests on it; logs, schedules and deadlines do.
+const mostSkew = 500 * time.Millisecond
+
 func (c cluster) clockCheck() api.Check {
-	return api.Check{Name: "clock", State: api.CheckOK, Detail: time.Now().UTC().Format(time.RFC3339) + "; one node needs no agreement on time"}
+	ch := api.Check{Name: "clock", State: api.CheckOK, Detail: time.Now().UTC().Format(time.RFC3339)}
+	for _, p := range c.fleet.link.Peers() {
+		if !p.Up || p.Skew.Abs() <= mostSkew {
+			continue
+		}
+		ch.State, ch.Advice = api.CheckWarn, "let a time service (chrony, systemd-timesyncd) set the clocks of all nodes"
+		ch.Detail += fmt.Sprintf("; the clock of %s is %s ahead of this one", p.Node, p.Skew.Round(time.Millisecond))
+	}
+	return ch
 }
 
 var (

@@ -48,18 +48,6 @@ func (n *Node) linger() time.Duration {
 	return 3 * time.Second
 }
 
-// nodeName is the node's name before it is sure: in logs and traces.
-func (n *Node) nodeName() string {
-	if n.cfg.Name != "" {
-		return n.cfg.Name
-	}
-	h, err := os.Hostname()
-	if err != nil {
-		return ""
-	}
-	return string(lode.NodeIDFromHost(h))
-}
-
 // freeMemory is what this machine could still give, in bytes; 0 where that is
 // not known.
 func freeMemory() int64 { return memInfo("MemAvailable:") }

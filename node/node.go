@@ -118,6 +118,7 @@ type Node struct {
 	open      chan struct{} // closed when every room is open
 	seat      *seat
 	drain     drain
+	ill       illness
 	moves     sync.Mutex // one change of the bus's members at a time
 	moving    atomic.Pointer[moveText]
 	poked     chan struct{}
@@ -164,7 +165,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), poked: make(chan struct{}, 1), replicas: map[string]*store.Replicas{}}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.runner = &jobRunner{invoke: func() *invoke.Service { return n.invoke }, revs: map[lode.Name]*jobRev{}}
-	for _, step := range []func(context.Context) error{n.openDir, n.openTelemetry, n.bind, n.openFleet, n.openBus, n.openStores, n.openCatalog, n.openEngine,
+	for _, step := range []func(context.Context) error{n.openDir, n.bind, n.openFleet, n.openTelemetry, n.openBus, n.openStores, n.openCatalog, n.openEngine,
 		n.openData, n.openInvoke, n.openSeat, n.openGateway, n.openMetrics, n.listen} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close(context.WithoutCancel(ctx)))
@@ -239,7 +240,7 @@ func (n *Node) take() (net.Listener, error) {
 }
 
 func (n *Node) openTelemetry(ctx context.Context) (err error) {
-	n.telemetry, err = telemetry.Open(ctx, telemetry.Config{Dir: n.dir.file("logs"), Endpoint: n.cfg.OTLP, Node: n.nodeName(), Version: n.cfg.Version,
+	n.telemetry, err = telemetry.Open(ctx, telemetry.Config{Dir: n.dir.file("logs"), Endpoint: n.cfg.OTLP, Node: n.Name(), Version: n.cfg.Version,
 		Sandboxes: func(ns, name string) (int, int) { return n.pools.count(lode.Namespace(ns), lode.Name(name)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"lode"
@@ -86,17 +87,39 @@ func (v nodes) node(r member.Record, links map[lode.NodeID]link.Peer, c api.Clus
 	return n
 }
 
+// health is how well the bus is kept, as of a moment ago: to ask all members
+// may take long.
+func (n *Node) health() bus.Health {
+	n.ill.mu.Lock()
+	defer n.ill.mu.Unlock()
+	if time.Since(n.ill.at) > healthFor {
+		n.ill.last = n.bus.Health()
+		n.ill.at = time.Now()
+	}
+	return n.ill.last
+}
+
+const healthFor = 300 * time.Millisecond
+
+// illness is the last Health of the bus.
+type illness struct {
+	mu   sync.Mutex
+	at   time.Time
+	last bus.Health
+}
+
 // clusterState is what the nodes are together, as this one sees it.
 func (n *Node) clusterState() api.ClusterState {
-	l := n.bus.Layout()
-	out := api.ClusterState{Members: []string{}, Survives: len(l.Members) / 2, Generation: l.Generation}
+	h, l := n.health(), n.bus.Layout()
+	out := api.ClusterState{Members: []string{}, Quorum: h.Quorum, Survives: h.Survives, Generation: l.Generation}
 	for _, m := range l.Members {
 		out.Members = append(out.Members, string(m.Node))
-		if n.fleet.alive(m.Node) {
+	}
+	for _, m := range h.Members {
+		if m.Up {
 			out.Answering++
 		}
 	}
-	out.Quorum = out.Answering > len(l.Members)/2
 	slices.Sort(out.Members)
 	keeper, _ := n.seat.who()
 	out.Keeper = string(keeper)

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +38,7 @@ func (l logs) ReadLogs(ctx context.Context, ns lode.Namespace, f api.LogFilter, 
 }
 
 func (l logs) wire(t telemetry.Line) api.LogLine {
-	out := api.LogLine{At: t.Time, Node: l.cfg.Name, Name: lode.Name(t.Function), Invocation: lode.InvocationID(t.Invocation), Level: strings.ToLower(t.Level.String()), Text: t.Text}
+	out := api.LogLine{At: t.Time, Node: l.Name(), Name: lode.Name(t.Function), Invocation: lode.InvocationID(t.Invocation), Level: strings.ToLower(t.Level.String()), Text: t.Text}
 	if _, rev, ok := strings.Cut(t.Revision, "@"); ok {
 		out.Rev, _ = strconv.Atoi(rev)
 	}
@@ -110,6 +112,12 @@ func (c cluster) Explain(ctx context.Context, ns lode.Namespace, ref string) (ap
 	if rs := c.telemetry.Find(string(ns), ref); len(rs) > 0 {
 		return c.explainCalls(ctx, ns, ref, rs), nil
 	}
+	if e, ok := c.explainSent(lode.InvocationID(ref)); ok {
+		return e, nil
+	}
+	if local(ctx) { // what is not of one node is asked of the one that was asked
+		return api.Explanation{}, lode.Errorf(lode.NotFound, "node %s knows nothing of %s", c.Name(), ref)
+	}
 	if call, err := c.invoke.GetCall(ctx, ns, lode.InvocationID(ref), 0); err == nil {
 		w := wireCall(call)
 		return api.Explanation{Ref: ref, Kind: "call", Summary: fmt.Sprintf("%s of %s: %s after %d attempts", w.Trigger, w.Function, w.State, w.Attempts), Call: &w, Steps: []api.Step{}}, nil
@@ -151,11 +159,82 @@ func (c cluster) explainCalls(ctx context.Context, ns lode.Namespace, ref string
 	if !u.Clean {
 		out.Facts["effects"] = "something left the sandbox before the answer"
 	}
+	c.explainPlace(lode.InvocationID(last.ID), &out)
 	logs(c).ReadLogs(ctx, ns, api.LogFilter{Invocation: lode.InvocationID(last.ID), Tail: 50}, func(l api.LogLine) error {
 		out.Logs = append(out.Logs, l)
 		return nil
 	})
 	return out
+}
+
+// explainPlace adds how an invocation that came in here was placed.
+func (c cluster) explainPlace(id lode.InvocationID, out *api.Explanation) {
+	d, ok := c.invoke.Decision(id)
+	if !ok {
+		return
+	}
+	for _, t := range d.Tries {
+		st := api.Step{At: d.At, What: t.What}
+		if t.Node != "" {
+			st.What = "node " + string(t.Node) + ": " + t.What
+		}
+		if t.Wait > 0 {
+			st.Why = "its wait was " + t.Wait.Round(time.Microsecond).String()
+		}
+		out.Steps = append(out.Steps, st)
+	}
+	span := func(s float64) time.Duration { return time.Duration(min(s, 1e6) * 1e9) }
+	for _, k := range d.Why {
+		out.Candidates = append(out.Candidates, api.Candidate{Node: string(k.Node), Hop: span(k.Cost.Hop), Wait: span(k.Cost.Queue), Data: span(k.Cost.Data), Code: span(k.Cost.Code),
+			Run: span(k.Cost.Run), Chosen: k.Chosen})
+	}
+	if out.Facts == nil {
+		out.Facts = map[string]string{}
+	}
+	if d.Node != "" && d.Node != c.fleet.id {
+		out.Facts["came in at"] = c.Name() + ", and ran on " + string(d.Node)
+	}
+}
+
+// explainSent is what is known here of an invocation that ran elsewhere.
+func (c cluster) explainSent(id lode.InvocationID) (api.Explanation, bool) {
+	d, ok := c.invoke.Decision(id)
+	if !ok {
+		return api.Explanation{}, false
+	}
+	out := api.Explanation{Ref: string(id), Kind: "call", Steps: []api.Step{}, Facts: map[string]string{}, Summary: d.Revision + " came in at " + c.Name() + " and went to " + orWord(string(d.Node), "no node")}
+	if d.Err != "" {
+		out.Summary += ": " + d.Err
+	}
+	c.explainPlace(id, &out)
+	return out, true
+}
+
+// whereShards says which nodes hold how many of a dataset's shards.
+func (c cluster) whereShards(ctx context.Context, ns lode.Namespace, v *api.Dataset) string {
+	m, _, err := c.data.Manifest(ctx, ns, v.Name, v.Version)
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	ds := make([]lode.Digest, len(m.Shards))
+	for i, s := range m.Shards {
+		ds[i] = s.Digest
+	}
+	held, err := workers{c.Node}.Holders(ctx, ds)
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	var parts []string
+	for _, node := range slices.Sorted(maps.Keys(held)) {
+		n := 0
+		for _, has := range held[node] {
+			if has {
+				n++
+			}
+		}
+		parts = append(parts, fmt.Sprintf("%s has %d", node, n))
+	}
+	return fmt.Sprintf("of %d shards %s: jobs run there", len(ds), strings.Join(parts, ", "))
 }
 
 func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Explanation, error) {
@@ -168,7 +247,7 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 	case d.Dataset != nil:
 		v := d.Dataset
 		out.Summary = fmt.Sprintf("version %d, %s in %d shards, %d records (%s)", v.Version, bytesText(v.Bytes), v.Shards, v.Count, v.Records)
-		out.Facts["placement"] = "every shard is on node " + c.Name() + ": jobs run there"
+		out.Facts["placement"] = c.whereShards(ctx, ns, v)
 		return out, nil
 	case d.Queue != nil:
 		q := d.Queue

@@ -226,6 +226,10 @@ func (i *Identity) Serial() string { return serialOf(i.now().leaf) }
 // Expires is when the present certificate ends.
 func (i *Identity) Expires() time.Time { return i.now().leaf.NotAfter }
 
+// Expired reports whether the present certificate has ended. Join takes a
+// folder whose identity has, and gives it a new certificate and its old name.
+func (i *Identity) Expired() bool { return i.clock.Now().After(i.Expires()) }
+
 // Valid is nil while the certificate can be used; else an error of kind
 // Precondition that says what to do.
 func (i *Identity) Valid() error {
@@ -234,7 +238,7 @@ func (i *Identity) Valid() error {
 		return lode.Errorf(lode.Precondition, "the certificate of node %s begins at %s, and this machine's clock says %s", p.node, stamp(p.leaf.NotBefore), stamp(now)).
 			WithHint("set this machine's clock")
 	}
-	if now.After(p.leaf.NotAfter) {
+	if i.Expired() {
 		return lode.Errorf(lode.Precondition, "the certificate of node %s expired on %s, and could not be renewed in time", p.node, stamp(p.leaf.NotAfter)).
 			WithHint("if the clock is right, join again with a fresh token and the same folder: lode up --join HOST --token ...")
 	}

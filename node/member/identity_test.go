@@ -229,7 +229,14 @@ func TestExpired(t *testing.T) {
 	c := newCluster(t)
 	a := c.first("a")
 	b := a.join("b")
-	c.clock.add(nodeLife + time.Second)
+	c.clock.add(nodeLife)
+	if b.id.Expired() {
+		t.Fatal("expired too early")
+	}
+	c.clock.add(time.Second)
+	if !b.id.Expired() {
+		t.Fatal("not expired")
+	}
 	if err := a.id.renew(t.Context(), c.authority()); err != nil {
 		t.Fatal(err)
 	}

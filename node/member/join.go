@@ -100,7 +100,7 @@ func free(dir string, token Token, clock Clock) error {
 		return lode.Errorf(lode.Conflict, "this data folder is node %s of another cluster (%s) than the token's", id.Node(), id.Cluster()).
 			WithHint("join with a fresh folder (-d DIR); what this one holds belongs to its own cluster")
 	}
-	if clock.Now().Before(id.Expires()) {
+	if !id.Expired() {
 		return lode.Errorf(lode.Conflict, "this data folder is node %s of that cluster already", id.Node()).
 			WithHint("start it without --join and --token; or join as another node with a fresh folder (-d DIR)")
 	}

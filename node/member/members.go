@@ -22,8 +22,9 @@ import (
 // MembersConfig says what Members mirror. Identity is needed.
 type MembersConfig struct {
 	Identity *Identity
-	// Changed is called after the mirror changed. It must not block, and may
-	// call what answers from memory.
+	// Changed is called after the mirror changed, and once for several changes
+	// that came at once, from a goroutine of its own; Close waits for it. It
+	// may call what answers from memory.
 	Changed func()
 	// Alive tells Remove whether a node answers; nil: none does.
 	Alive  func(lode.NodeID) bool
@@ -55,14 +56,18 @@ type Members struct {
 	ctx     context.Context
 	running sync.WaitGroup
 	first   chan struct{} // closed when synced for the first time
+	notes   chan struct{} // room for one: Changed is to be called
 }
 
 // OpenMembers reads what was known at the last run. It needs no bus.
 func OpenMembers(cfg MembersConfig) (*Members, error) {
 	cfg.Clock = orWall(cfg.Clock)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
-	m := &Members{cfg: cfg, incarnation: randomHex(16), nodes: map[lode.NodeID]Record{}, removed: map[string]removal{}, told: map[chan<- struct{}]bool{}, first: make(chan struct{})}
+	m := &Members{cfg: cfg, incarnation: randomHex(16), nodes: map[lode.NodeID]Record{}, removed: map[string]removal{}, told: map[chan<- struct{}]bool{}, first: make(chan struct{}), notes: make(chan struct{}, 1)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
+	if cfg.Changed != nil {
+		m.running.Go(m.notify)
+	}
 	p, err := readPeers(cfg.Identity.dir)
 	if err != nil {
 		cfg.Logger.Warn("what was known of the other nodes cannot be read; it comes again from the bus", "error", err)
@@ -125,7 +130,7 @@ func (m *Members) Follow(tables Tables) {
 	})
 }
 
-// Close ends the mirror. It may be called again.
+// Close ends the mirror. It may be called again, but not by Changed.
 func (m *Members) Close() error {
 	m.start.Do(func() {})
 	m.stop()
@@ -179,8 +184,28 @@ func (m *Members) expel(err error) {
 	news := m.expelled == nil
 	m.expelled = err
 	m.mu.Unlock()
-	if news && m.cfg.Changed != nil {
-		m.cfg.Changed()
+	if news {
+		m.note()
+	}
+}
+
+// note has Changed called soon.
+func (m *Members) note() {
+	select {
+	case m.notes <- struct{}{}:
+	default: // it will be called anyway
+	}
+}
+
+// notify calls Changed until Members are closed.
+func (m *Members) notify() {
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.notes:
+			m.cfg.Changed()
+		}
 	}
 }
 
@@ -376,7 +401,5 @@ func (m *Members) publish(nodes map[lode.NodeID]Record, removed map[string]remov
 	if err := writePeers(m.cfg.Identity.dir, p); err != nil {
 		m.cfg.Logger.Warn("what is known of the other nodes is not kept for the next start", "error", err)
 	}
-	if m.cfg.Changed != nil {
-		m.cfg.Changed()
-	}
+	m.note()
 }

@@ -196,9 +196,7 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantError(t, deaf.members.Expelled(), lode.Gone, "node b was removed from the cluster")
-	if len(deaf.changed) != 1 {
-		t.Fatal("not told")
-	}
+	eventually(t, "told", func() bool { return len(deaf.changed) == 1 })
 	if n := a.ln.Refused()[WhyRemoved]; n < 2 || !a.logs.has("why=removed") {
 		t.Fatalf("counted %d, or not logged", n)
 	}
