@@ -25,7 +25,16 @@ func writeForever(dir string) {
 		fmt.Println("error", err)
 		return
 	}
-	s, err := store.Open(store.Config{Home: h})
+	cfg := store.Config{Home: h}
+	if os.Getenv("STORE_TEST_REPLICAS") != "" {
+		home, err := store.OpenReplicas(store.ReplicasConfig{Self: "n1", Local: h})
+		if err != nil {
+			fmt.Println("error", err)
+			return
+		}
+		cfg = store.Config{Home: home, Cache: filepath.Join(dir, "cache")}
+	}
+	s, err := store.Open(cfg)
 	if err != nil {
 		fmt.Println("error", err)
 		return
@@ -43,10 +52,15 @@ func writeForever(dir string) {
 // TestKilled: what was acknowledged before kill -9 is there and whole; what
 // was not is whole too or not there; leftovers are swept at the next start.
 func TestKilled(t *testing.T) {
+	t.Run("dir", func(t *testing.T) { killed(t, "STORE_TEST_REPLICAS=") })
+	t.Run("replicas", func(t *testing.T) { killed(t, "STORE_TEST_REPLICAS=1") })
+}
+
+func killed(t *testing.T, home string) {
 	dir := t.TempDir()
 	for round := range 3 {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "STORE_TEST_CHILD="+dir)
+		cmd.Env = append(os.Environ(), "STORE_TEST_CHILD="+dir, home)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -112,6 +126,42 @@ func TestFullDisk(t *testing.T) {
 	}
 	if _, _, err = s.Put(t.Context(), bytes.NewReader(big)); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+}
+
+// TestFullNodeDisk: a node whose disk is full is passed over by puts and by
+// repair, and keeps what it has; deleting works on it.
+func TestFullNodeDisk(t *testing.T) {
+	dir := tinyDisk(t, 4<<20)
+	c := storetest.NewCluster(t, 3, func(cfg *store.ReplicasConfig) {
+		if cfg.Self == "n1" {
+			cfg.Local = openDir(t, dir)
+		}
+	})
+	full := c.Nodes()[0]
+	full.Dir = dir
+	all := map[lode.Digest][]byte{}
+	for i := range 12 {
+		d, content := put(t, c.Nodes()[1+i%2], 1<<20, uint64(i))
+		all[d] = content
+		if n := len(c.Holders(d)); n != 2 {
+			t.Errorf("blob %d is on %d nodes", i, n)
+		}
+	}
+	c.Repair(2)
+	for d, content := range all {
+		if n := len(c.Holders(d)); n < 2 {
+			t.Errorf("after repair, blob %s is on %d nodes", d.Short(), n)
+		}
+		reads(t, c.Nodes()[1], d, content)
+	}
+	for d := range all {
+		if err := full.Store.Delete(t.Context(), d); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := c.Repair(1); sum(left).Blobs != 0 {
+		t.Errorf("%+v", left)
 	}
 }
 

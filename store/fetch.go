@@ -117,7 +117,7 @@ func (p *peers) everybody(d lode.Digest) sources {
 	return func(ctx context.Context) (lode.NodeID, bool, []lode.NodeID) {
 		if len(queue) == 0 && len(rest) > 0 {
 			var mute []lode.NodeID
-			queue, mute = p.ask(ctx, d, rest)
+			queue, mute = p.ask(ctx, d, rest, lookFor)
 			silent, rest = append(silent, mute...), nil
 		}
 		if len(queue) == 0 {
@@ -131,26 +131,35 @@ func (p *peers) everybody(d lode.Digest) sources {
 
 type hintsKey struct{}
 
-// hints says, of many blobs, which nodes have them: one question to each node
-// instead of one for each blob. holders finds it in the context.
+// hints says, of many blobs, which other nodes have them. holders finds it in
+// the context.
 func (p *peers) hints(ctx context.Context, ds []lode.Digest) context.Context {
+	on := make(map[lode.Digest][]lode.NodeID, len(ds))
+	for i, nodes := range p.where(ctx, ds) {
+		on[ds[i]] = nodes
+	}
+	return context.WithValue(ctx, hintsKey{}, on)
+}
+
+// where asks each living node once for all the blobs, and gives for each blob
+// those that have it, in its order.
+func (p *peers) where(ctx context.Context, ds []lode.Digest) [][]lode.NodeID {
 	qs := make([]Query, len(ds))
 	for i, d := range ds {
 		qs[i].Digest = d
 	}
 	alive, _ := p.others(lode.Digest{})
 	held := each(ctx, lookFor, alive, func(ctx context.Context, n lode.NodeID) ([]Held, error) { return p.have(ctx, n, qs, false) })
-	on := make(map[lode.Digest][]lode.NodeID, len(ds))
+	out := make([][]lode.NodeID, len(ds))
 	for i, d := range ds {
-		on[d] = []lode.NodeID{}
 		for k, a := range held {
 			if a.err == nil && a.value[i] >= HeldCopy {
-				on[d] = append(on[d], alive[k])
+				out[i] = append(out[i], alive[k])
 			}
 		}
-		on[d] = lode.Rendezvous(d[:], on[d])
+		out[i] = lode.Rendezvous(d[:], out[i])
 	}
-	return context.WithValue(ctx, hintsKey{}, on)
+	return out
 }
 
 // holders yields the living nodes that say they have d, in d's order.
@@ -164,7 +173,7 @@ func (p *peers) holders(d lode.Digest) sources {
 			var known bool
 			if have, known = on[d]; !known {
 				alive, _ := p.others(d)
-				have, _ = p.ask(ctx, d, alive)
+				have, _ = p.ask(ctx, d, alive, hedgeAfter)
 			}
 		}
 		if len(have) == 0 {
@@ -178,8 +187,8 @@ func (p *peers) holders(d lode.Digest) sources {
 
 // ask returns those of the nodes that have d, in the order given, and those
 // that did not say.
-func (p *peers) ask(ctx context.Context, d lode.Digest, nodes []lode.NodeID) (have, mute []lode.NodeID) {
-	held := each(ctx, lookFor, nodes, func(ctx context.Context, n lode.NodeID) (Held, error) {
+func (p *peers) ask(ctx context.Context, d lode.Digest, nodes []lode.NodeID, limit time.Duration) (have, mute []lode.NodeID) {
+	held := each(ctx, limit, nodes, func(ctx context.Context, n lode.NodeID) (Held, error) {
 		h, err := p.have(ctx, n, []Query{{Digest: d}}, false)
 		if err != nil {
 			return HeldNothing, err

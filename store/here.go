@@ -27,6 +27,23 @@ func (s *Store) Local(ds []lode.Digest) []bool {
 	return out
 }
 
+// Where says for each blob which living nodes have it, at home or in a cache,
+// this one included, in the blob's order: the first is where it belongs most.
+// Each node is asked once for all; one that does not answer within a second
+// counts for having none. Without a cluster the lists are empty.
+func (s *Store) Where(ctx context.Context, ds []lode.Digest) [][]lode.NodeID {
+	if s.peers == nil {
+		return make([][]lode.NodeID, len(ds))
+	}
+	on := s.peers.where(ctx, ds)
+	for i, here := range s.Local(ds) {
+		if here {
+			on[i] = lode.Rendezvous(ds[i][:], append(on[i], s.peers.Self))
+		}
+	}
+	return on
+}
+
 // warmAtOnce is how many blobs Warm fetches side by side.
 const warmAtOnce = 4
 

@@ -631,3 +631,59 @@ func keys(m map[lode.Digest][]byte) func(func(lode.Digest) bool) {
 		}
 	}
 }
+
+// Tend repairs by itself: now and then, and soon after nodes changed.
+func TestTend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 3, nil)
+		all := blobs(t, c, 12)
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		repairs, scrubs, ready := 0, 0, false
+		var wg sync.WaitGroup
+		n := c.Nodes()[0]
+		for _, other := range c.Nodes()[:2] {
+			wg.Go(func() {
+				other.Replicas.Tend(ctx, store.Tending{ScrubEvery: time.Hour, Ready: func(context.Context) bool { return other != n || ready },
+					Repaired: func(did store.Report, err error) {
+						mu.Lock()
+						defer mu.Unlock()
+						if err != nil && ctx.Err() == nil {
+							t.Error(err)
+						}
+						if other == n {
+							repairs++
+						}
+					},
+					Scrubbed: func(store.Scrubbed, error) {
+						mu.Lock()
+						defer mu.Unlock()
+						scrubs++
+					}})
+			})
+		}
+		time.Sleep(10 * time.Minute)
+		if repairs != 0 {
+			t.Errorf("%d repairs before it was ready", repairs)
+		}
+		ready = true
+		time.Sleep(time.Hour)
+		if repairs < 8 || repairs > 16 {
+			t.Errorf("%d repairs in an hour", repairs)
+		}
+		c.Nodes()[2].Kill()
+		gone(c.Nodes()[2])
+		time.Sleep(10 * time.Second)
+		for d := range all {
+			if !n.Holds(d) || !c.Nodes()[1].Holds(d) {
+				t.Errorf("10 s after a node was given up, blob %s is not on both others", d.Short())
+			}
+		}
+		time.Sleep(50 * time.Minute)
+		if scrubs < 2 || scrubs > 4 {
+			t.Errorf("%d scrubs of two nodes in two hours", scrubs)
+		}
+		cancel()
+		wg.Wait()
+	})
+}

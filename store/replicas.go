@@ -265,19 +265,22 @@ func (r *Replicas) statElsewhere(ctx context.Context, d lode.Digest) (Info, erro
 	first := min(len(alive), r.cfg.Copies)
 	var fail error
 	for _, part := range [][]lode.NodeID{alive[:first], alive[first:]} {
+		ctx, cancel := context.WithCancel(ctx) // the first answer ends the others
 		answers := each(ctx, askFor, part, func(ctx context.Context, n lode.NodeID) (Info, error) {
-			return r.remote(n).Stat(ctx, d)
+			info, err := r.remote(n).Stat(ctx, d)
+			if err == nil {
+				cancel()
+			}
+			return info, err
 		})
-		var best Info
+		cancel()
 		for _, a := range answers {
-			if a.err == nil && !a.value.Modified.Before(best.Modified) {
-				best = a.value
-			} else if a.err != nil && lode.KindOf(a.err) != lode.NotFound {
+			if a.err == nil {
+				return a.value, nil
+			}
+			if lode.KindOf(a.err) != lode.NotFound {
 				fail = a.err
 			}
-		}
-		if best.Digest == d && !d.IsZero() {
-			return best, nil
 		}
 	}
 	if err := cancelled(ctx); err != nil {

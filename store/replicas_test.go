@@ -448,6 +448,17 @@ func TestWarmAndLocal(t *testing.T) {
 			t.Errorf("blob %d: Local = %v, a replica is here: %v", i, here[i], n.Holds(d))
 		}
 	}
+	for i, on := range c.Nodes()[1].Store.Where(t.Context(), ds) {
+		var want []lode.NodeID
+		for _, n := range order(c, ds[i]) {
+			if n.Holds(ds[i]) || n == c.Nodes()[0] { // it put them: cached, where not at home
+				want = append(want, n.ID)
+			}
+		}
+		if !slices.Equal(on, want) {
+			t.Errorf("blob %d is on %v, want %v", i, on, want)
+		}
+	}
 	if err := n.Store.Warm(t.Context(), ds); err != nil {
 		t.Fatal(err)
 	}
@@ -522,6 +533,18 @@ func TestPeersBeforeTheBucket(t *testing.T) {
 		if st := stores[n].Stats(); st.FromPeers != 10_000 || home.gets != 0 {
 			t.Errorf("%s: %+v; the bucket was asked %d times", n, st, home.gets)
 		}
+	}
+	// Many at once: each peer is asked once for all.
+	var ds []lode.Digest
+	for i := range 10 {
+		d, err := stores["a"].PutBytes(t.Context(), storetest.Bytes(500, uint64(50+i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds = append(ds, d)
+	}
+	if err := stores["c"].Warm(t.Context(), ds); err != nil || home.gets != 0 || slices.Contains(stores["c"].Local(ds), false) {
+		t.Errorf("warmed: %v; the bucket was asked %d times", err, home.gets)
 	}
 	// A spoilt copy of a peer: the bucket serves, and the peer hears of it.
 	other := storetest.Bytes(10_000, 2)
