@@ -193,6 +193,7 @@ func pair(t testing.TB) (w *world, a, c *Bus) {
 
 // TestClient has a node that uses the bus of another.
 func TestClient(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w, a, c := pair(t)
 	there := must(a.Table(ctx, "things"))(t)
@@ -264,4 +265,20 @@ func (w *world) isolate(n lode.NodeID, off bool) {
 			i.routes.peers.only(nil)
 		}
 	}
+}
+
+// everywhere runs a test on a node alone, on a client of another node, and on
+// a member of three.
+func everywhere(t *testing.T, test func(t *testing.T, b *Bus)) {
+	t.Run("one", func(t *testing.T) { test(t, open(t, t.TempDir())) })
+	t.Run("client", func(t *testing.T) {
+		t.Parallel()
+		_, _, c := pair(t)
+		test(t, c)
+	})
+	t.Run("three", func(t *testing.T) {
+		t.Parallel()
+		_, _, b, _ := three(t)
+		test(t, b)
+	})
 }

@@ -13,21 +13,37 @@ import (
 )
 
 // The tests of this file hold down what the server does with conditions and
-// repeated messages when there is one copy. Log relies on it; a new version of
-// the server that answers otherwise fails here and not in the field.
+// repeated messages, with one copy and with three. Log and Table rely on it; a
+// new version of the server that answers otherwise fails here and not in the
+// field.
 
 type contract struct {
-	t  *testing.T
-	js jetstream.JetStream
-	st jetstream.Stream
+	t     *testing.T
+	js    jetstream.JetStream
+	st    jetstream.Stream
+	three bool // copies
 }
 
 // newContract has a stream with the subjects c.own, c.lease and c.other.
-func newContract(t *testing.T) *contract {
-	b := open(t, t.TempDir())
-	st := must(b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "C", Subjects: []string{"c.>"}, Storage: jetstream.FileStorage,
-		Discard: jetstream.DiscardNew, DenyDelete: true, Duplicates: 2 * time.Minute}))(t)
-	return &contract{t, b.js, st}
+func newContract(t *testing.T, b *Bus) *contract {
+	streams++
+	prefix := fmt.Sprintf("C%d", streams)
+	st := must(b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: prefix, Subjects: []string{"c.>"}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardNew, DenyDelete: true, Duplicates: 2 * time.Minute, Replicas: b.replicas()}))(t)
+	t.Cleanup(func() { b.js.DeleteStream(context.Background(), prefix) })
+	return &contract{t, b.js, st, b.replicas() > 1}
+}
+
+// streams counts them: each has a name of its own.
+var streams int
+
+// blind wants a refusal that does not say what the last sequence is.
+func (c *contract) blind(f jetstream.PubAckFuture, code jetstream.ErrorCode) {
+	c.t.Helper()
+	_, err := c.wait(f)
+	if api, is := errors.AsType[*jetstream.APIError](err); !is || api.ErrorCode != code {
+		c.t.Fatalf("want %d, got %v", code, err)
+	}
 }
 
 func msg(subject, body string, headers ...string) *nats.Msg {
@@ -109,8 +125,17 @@ func (c *contract) last() uint64 {
 }
 
 func TestContract(t *testing.T) {
+	t.Run("one", func(t *testing.T) { testContract(t, open(t, t.TempDir())) })
+	t.Run("three", func(t *testing.T) {
+		t.Parallel()
+		_, a, _, _ := three(t)
+		testContract(t, a)
+	})
+}
+
+func testContract(t *testing.T, b *Bus) {
 	t.Run("two subject conditions are not possible", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		lease := c.ok(msg("c.lease", "l"))
 		own := c.ok(msg("c.own", "1"))
 		// With a subject of its own the condition is about that one only.
@@ -119,7 +144,7 @@ func TestContract(t *testing.T) {
 		c.ok(msg("c.own", "3", expectOwn, num(lease), expectOf, "c.lease", expectOwn, num(own+77), expectOf, "c.own"))
 	})
 	t.Run("a subject condition and one on the whole are both checked", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		lease := c.ok(msg("c.lease", "l"))
 		tail := c.ok(msg("c.own", "1"))
 		c.refused(msg("c.own", "2", expectAll, num(tail+1), expectOwn, num(lease), expectOf, "c.lease"), tail)
@@ -127,11 +152,28 @@ func TestContract(t *testing.T) {
 		c.ok(msg("c.own", "2", expectAll, num(tail), expectOwn, num(lease), expectOf, "c.lease"))
 	})
 	t.Run("several in flight with a subject condition", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		tail := c.ok(msg("c.own", "0"))
 		var fs []jetstream.PubAckFuture
 		for i := range uint64(8) {
 			fs = append(fs, c.async(msg("c.own", "x", expectOwn, num(tail+i))))
+		}
+		if c.three {
+			// The second and all later ones are refused until the first is applied.
+			if _, err := c.wait(fs[0]); err != nil {
+				t.Fatal(err)
+			}
+			blind := 0
+			for _, f := range fs[1:] {
+				_, err := c.wait(f)
+				if api, is := errors.AsType[*jetstream.APIError](err); is && api.ErrorCode == codeWrongLastBlind {
+					blind++
+				}
+			}
+			if blind == 0 {
+				t.Fatal("none was refused: the server has learned to take them")
+			}
+			return
 		}
 		for i, f := range fs {
 			if ack, err := c.wait(f); err != nil || ack.Sequence != tail+uint64(i)+1 {
@@ -153,7 +195,7 @@ func TestContract(t *testing.T) {
 		wantWrongLast(t, err, tail+2)
 	})
 	t.Run("several in flight with a condition on the whole", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		tail := c.ok(msg("c.own", "0"))
 		var fs []jetstream.PubAckFuture
 		for i := range uint64(8) {
@@ -176,12 +218,16 @@ func TestContract(t *testing.T) {
 		}
 	})
 	t.Run("a lease renewed while a publish fenced on it is in flight", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		lease := c.ok(msg("c.lease", "l"))
 		f1 := c.async(msg("c.own", "1", expectOwn, num(lease), expectOf, "c.lease"))
 		f2 := c.async(msg("c.lease", "l2", expectOwn, num(lease)))
 		if _, err := c.wait(f1); err != nil {
 			t.Fatal(err)
+		}
+		if c.three {
+			c.blind(f2, codeWrongLastBlind)
+			return
 		}
 		ack, err := c.wait(f2)
 		if err != nil {
@@ -190,19 +236,27 @@ func TestContract(t *testing.T) {
 		c.refused(msg("c.own", "2", expectOwn, num(lease), expectOf, "c.lease"), ack.Sequence)
 	})
 	t.Run("the same bytes again", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		tail := c.ok(msg("c.own", "0"))
 		same := func() *nats.Msg { return msg("c.own", "1", expectAll, num(tail), msgID, "inc/1") }
 		f1, f2 := c.async(same()), c.async(same())
 		if _, err := c.wait(f1); err != nil {
 			t.Fatal(err)
 		}
+		if c.three {
+			c.blind(f2, codeDuplicate) // while the first was in flight
+			ack, err := c.js.PublishMsg(t.Context(), same())
+			if err != nil || !ack.Duplicate || ack.Sequence != tail+1 {
+				t.Fatal(ack, err)
+			}
+			return
+		}
 		_, err := c.wait(f2) // while the first was in flight
 		wantWrongLast(t, err, tail+1)
 		c.refused(same(), tail+1) // after it has landed: the condition is checked first
 	})
 	t.Run("the same id on another subject", func(t *testing.T) {
-		c := newContract(t)
+		c := newContract(t, b)
 		first := c.ok(msg("c.own", "1", msgID, "inc/1"))
 		ack, err := c.js.PublishMsg(t.Context(), msg("c.other", "lost", msgID, "inc/1"))
 		if err != nil || !ack.Duplicate || ack.Sequence != first || c.last() != first {
@@ -210,7 +264,6 @@ func TestContract(t *testing.T) {
 		}
 	})
 	t.Run("the log settles what it does not know", func(t *testing.T) {
-		b := open(t, t.TempDir())
 		l := must(b.OpenLog(t.Context(), "j"))(t)
 		// The answer of this append is lost: it has landed, the writer does not know.
 		r := l.next

@@ -21,7 +21,7 @@ type Delivery struct {
 // hands over to the next. To acknowledge what somebody else has ended is no
 // error, and then nothing is put.
 func (d *Delivery) Ack(ctx context.Context, then ...Item) error {
-	if err := checkItems(then); err != nil {
+	if err := d.s.checkItems(then); err != nil {
 		return err
 	}
 	_, err := d.s.do(ctx, &request{finish: []uint64{d.Number}, puts: then, onlyIfLive: d.Number})

@@ -102,6 +102,13 @@ func notSent(err error) bool {
 		errors.Is(err, nats.ErrConnectionReconnecting)
 }
 
+// refused reports whether the server has turned this very attempt down, for
+// the time being: another write was under way.
+func refused(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (api.ErrorCode == codeWrongLastBlind || api.ErrorCode == codeDuplicate)
+}
+
 // passing reports whether err may be gone at the next attempt: the outcome of
 // this one is not known, or nobody was there.
 func passing(err error) bool {

@@ -8,9 +8,10 @@ import (
 	"lode"
 )
 
-func TestLease(t *testing.T) {
+func TestLease(t *testing.T) { everywhere(t, testLease) }
+
+func testLease(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	b := open(t, t.TempDir())
 	tab := must(b.Table(ctx, "leases"))(t)
 	first := must(tab.Acquire(ctx, "job/1", "a", time.Second))(t)
 	if first.Epoch() != 1 || !first.Valid() {
@@ -41,9 +42,11 @@ func TestLease(t *testing.T) {
 	}
 }
 
-func TestLeaseTaken(t *testing.T) {
+func TestLeaseTaken(t *testing.T) { everywhere(t, testLeaseTaken) }
+
+func testLeaseTaken(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	tab := must(open(t, t.TempDir()).Table(ctx, "leases"))(t)
+	tab := must(b.Table(ctx, "leases"))(t)
 	l := must(tab.Acquire(ctx, "k", "a", 100*time.Millisecond))(t)
 	for { // take it away by a compare-and-swap, as another node would
 		e, _, err := tab.Get(ctx, "k")
@@ -60,9 +63,11 @@ func TestLeaseTaken(t *testing.T) {
 	}
 }
 
-func TestLeaseIsRenewed(t *testing.T) {
+func TestLeaseIsRenewed(t *testing.T) { everywhere(t, testLeaseIsRenewed) }
+
+func testLeaseIsRenewed(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	tab := must(open(t, t.TempDir()).Table(ctx, "leases"))(t)
+	tab := must(b.Table(ctx, "leases"))(t)
 	l := must(tab.Acquire(ctx, "k", "a", 2*time.Second))(t)
 	w := must(tab.Watch(ctx, "k"))(t)
 	defer w.Close()

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// MaxAppend is the most bytes of entries that one Append takes.
+	// MaxAppend is the most bytes of entries that one Append takes. A cluster
+	// outside may take less.
 	MaxAppend = 4 << 20
 
 	stallWait = 3 * time.Second // a replay without a message for so long is looked into
@@ -111,8 +112,8 @@ func (l *Log) Append(ctx context.Context, entries ...[]byte) (uint64, error) {
 	for _, e := range entries {
 		size += len(e) + 8
 	}
-	if size > MaxAppend {
-		return 0, lode.Errorf(lode.TooLarge, "append to log %s: %d bytes, at most %d", l.name, size, MaxAppend)
+	if most := l.b.maxAppend(); size > most {
+		return 0, lode.Errorf(lode.TooLarge, "append to log %s: %d bytes, at most %d", l.name, size, most)
 	}
 	ctx, cancel := l.b.patient(ctx)
 	defer cancel()

@@ -87,6 +87,7 @@ func (b *Bus) Move(ctx context.Context, members []Member) error {
 		return lode.Errorf(lode.Conflict, "the bus is moving already")
 	}
 	defer b.busy.Unlock()
+	defer b.setMoving(0)
 	m := &mover{b: b, from: b.Layout(), old: side{b.nc, b.js}}
 	m.to = Layout{Cluster: m.from.Cluster, Members: slices.Clone(members), Secret: newID()}
 	if err := m.to.check(); err != nil {
@@ -131,13 +132,12 @@ func (m *mover) begin(ctx context.Context) error {
 		return err
 	}
 	m.to.Generation = max(m.from.Generation, rec.To.Generation) + 1
+	m.b.setMoving(m.to.Generation) // before anybody can find the record and ask
 	m.rev, err = m.table.writeMove(ctx, moveRecord{m.to, m.b.cfg.Node, phaseCopying}, rev)
 	return err
 }
 
 func (m *mover) run(ctx context.Context) error {
-	done := m.b.setMoving(m.to.Generation)
-	defer done()
 	if err := m.prepare(ctx); err != nil {
 		return err
 	}

@@ -89,14 +89,16 @@ type Depth struct {
 // is on the disk. Where its error is Cancelled, Deadline or Unavailable the
 // effect may still come; ids make it safe to repeat.
 type Queues struct {
-	log     *Log
-	slack   int64
-	logger  *slog.Logger
-	started time.Time
-	ctx     context.Context // of the writer
-	stop    context.CancelFunc
-	stopped chan struct{}
-	wake    chan struct{} // one token: something is pending
+	log   *Log
+	slack int64
+	// maxBatch is the most bytes of one write of the log.
+	maxBatch int
+	logger   *slog.Logger
+	started  time.Time
+	ctx      context.Context // of the writer
+	stop     context.CancelFunc
+	stopped  chan struct{}
+	wake     chan struct{} // one token: something is pending
 
 	mu      sync.Mutex
 	state   *queuesState
@@ -123,7 +125,7 @@ func (b *Bus) OpenQueues(ctx context.Context, name string, cfg QueuesConfig) (*Q
 		slack = min(slack, b.cfg.MaxStore/8)
 	}
 	s := &Queues{
-		log: log, slack: slack, logger: b.cfg.Logger, started: time.Now(),
+		log: log, slack: slack, maxBatch: b.maxAppend() - 8<<10, logger: b.cfg.Logger, started: time.Now(),
 		stopped: make(chan struct{}), wake: make(chan struct{}, 1),
 		state:   newQueuesState(cmp.Or(cfg.Memory, 64<<20)),
 		configs: make(map[string]QueueConfig), changed: make(map[string]chan struct{}), given: make(map[uint64]bool),
@@ -172,13 +174,13 @@ func (s *Queues) config(queue string) QueueConfig { return s.configs[queue].with
 // Put adds items, all of them or none, and returns how many were new: an id
 // that is there already, or remembered, is passed over.
 func (s *Queues) Put(ctx context.Context, items ...Item) (int, error) {
-	if err := checkItems(items); err != nil {
+	if err := s.checkItems(items); err != nil {
 		return 0, err
 	}
 	return s.do(ctx, &request{puts: items})
 }
 
-func checkItems(items []Item) error {
+func (s *Queues) checkItems(items []Item) error {
 	size := 0
 	for i := range items {
 		it := &items[i]
@@ -187,8 +189,8 @@ func checkItems(items []Item) error {
 		}
 		size += len(it.Body) + itemCost
 	}
-	if size > maxBatch {
-		return lode.Errorf(lode.TooLarge, "put %d bytes: at most %d at once", size, maxBatch).WithHint("store large values as blobs and put their digests")
+	if size > s.maxBatch {
+		return lode.Errorf(lode.TooLarge, "put %d bytes: at most %d at once", size, s.maxBatch).WithHint("store large values as blobs and put their digests")
 	}
 	return nil
 }

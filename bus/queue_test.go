@@ -133,9 +133,11 @@ func TestQueueLapse(t *testing.T) {
 	}
 }
 
-func TestQueueListRemovePurge(t *testing.T) {
+func TestQueueListRemovePurge(t *testing.T) { everywhere(t, testQueueListRemovePurge) }
+
+func testQueueListRemovePurge(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	s := openQueues(t, open(t, t.TempDir()), QueuesConfig{Memory: 1}) // bodies on disk
+	s := openQueues(t, b, QueuesConfig{Memory: 1}) // bodies on disk
 	var items []Item
 	for i := range 30 {
 		items = append(items, Item{Queue: "q", ID: fmt.Sprint(i), Body: fmt.Appendf(nil, "body %d", i)})
@@ -265,10 +267,12 @@ func TestReserveOfTheDisk(t *testing.T) {
 }
 
 // TestQueueConcurrent has many putters and pullers; each item ends once.
-func TestQueueConcurrent(t *testing.T) {
+func TestQueueConcurrent(t *testing.T) { everywhere(t, testQueueConcurrent) }
+
+func testQueueConcurrent(t *testing.T, b *Bus) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	s := openQueues(t, open(t, t.TempDir()), QueuesConfig{})
+	s := openQueues(t, b, QueuesConfig{})
 	const putters, each = 16, 50
 	var done sync.Map
 	var ended atomic.Int64
@@ -307,9 +311,10 @@ func TestQueueConcurrent(t *testing.T) {
 	pullers.Wait()
 }
 
-func TestQueueOfTwoWriters(t *testing.T) {
+func TestQueueOfTwoWriters(t *testing.T) { everywhere(t, testQueueOfTwoWriters) }
+
+func testQueueOfTwoWriters(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	b := open(t, t.TempDir())
 	old := openQueues(t, b, QueuesConfig{})
 	must(old.Put(ctx, Item{Queue: "q", ID: "a"}))(t)
 	now := openQueues(t, b, QueuesConfig{})

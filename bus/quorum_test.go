@@ -37,6 +37,7 @@ func TestTimers(t *testing.T) {
 // TestMembersDie kills one member of three after the other: writes go on, a
 // majority that is gone is said, and all heals.
 func TestMembersDie(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w, a, _, _ := three(t)
 	l := a.Layout()
@@ -90,6 +91,7 @@ func TestMembersDie(t *testing.T) {
 // TestEmptied takes the folder of a member away: it must not vote with what it
 // does not know, and gets all again by a move to the same members.
 func TestEmptied(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w, a, _, _ := three(t)
 	tab := must(a.Table(ctx, "t"))(t)
@@ -130,6 +132,7 @@ func TestEmptied(t *testing.T) {
 
 // TestReplaceDead moves away from a member that is gone for good.
 func TestReplaceDead(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w, a, _, _ := three(t)
 	l := a.Layout()
@@ -159,6 +162,7 @@ func TestReplaceDead(t *testing.T) {
 // TestCut isolates one member: it can store nothing, the others can, and it
 // has no say afterwards.
 func TestCut(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w, a, _, _ := three(t)
 	tab := must(a.Table(ctx, "t"))(t)
@@ -193,6 +197,7 @@ func TestCut(t *testing.T) {
 // TestUndone crashes the mover between the freeze and the commit: what is
 // there stays, and writes go on without help.
 func TestUndone(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w := newWorld(t)
 	a := w.up("a", nil)
@@ -236,6 +241,7 @@ func TestUndone(t *testing.T) {
 // TestCompleted crashes everybody right after the commit, before anybody was
 // told.
 func TestCompleted(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w := newWorld(t)
 	a := w.up("a", nil)

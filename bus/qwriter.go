@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	itemCost   = 1600 // bytes that an item takes in a write beside its body, at most
-	maxBatch   = MaxAppend - 8<<10
+	itemCost   = 1600    // bytes that an item takes in a write beside its body, at most
 	cleanBatch = 1 << 20 // bytes of live items carried forward in one write
 
 	// givenPause is how long a delivery waits for another write to be noted
@@ -232,7 +231,7 @@ func (s *Queues) plan(full error) *batch {
 	for len(s.pending) > 0 {
 		r := s.pending[0]
 		n := r.size()
-		if b.size+n > maxBatch && len(b.ops) > 0 {
+		if b.size+n > s.maxBatch && len(b.ops) > 0 {
 			return b
 		}
 		s.pending = s.pending[1:]
@@ -247,7 +246,7 @@ func (s *Queues) plan(full error) *batch {
 		if it := s.state.items[num]; it != nil && it.state < itemDone && !b.ending[num] {
 			b.ops = append(b.ops, op{kind: opGiven, num: num, deliveries: it.deliveries})
 		}
-		if b.size += 32; b.size > maxBatch {
+		if b.size += 32; b.size > s.maxBatch {
 			break
 		}
 	}
@@ -399,7 +398,7 @@ func (s *Queues) planCleaning(b *batch) {
 			}
 		}
 	}
-	for len(c.todo) > 0 && b.size < cleanBatch {
+	for len(c.todo) > 0 && b.size < min(cleanBatch, s.maxBatch/2) {
 		it := c.todo[len(c.todo)-1]
 		c.todo = c.todo[:len(c.todo)-1]
 		if it.at.seq == 0 || it.at.seq >= c.upto {

@@ -45,15 +45,10 @@ func (t *Table) writeMove(ctx context.Context, rec moveRecord, rev uint64) (uint
 }
 
 // setMoving notes that a move is under way here, for those who ask.
-func (b *Bus) setMoving(generation uint64) (done func()) {
+func (b *Bus) setMoving(generation uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.moving = generation
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.moving = 0
-	}
 }
 
 // recover ends a move that its mover has left: what is committed is completed,

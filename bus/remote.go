@@ -154,3 +154,12 @@ func (b *Bus) remoteHealth() Health {
 	h.Survives = max(0, up-h.Copies/2-1)
 	return h
 }
+
+// maxAppend is the most bytes of entries in one message: a cluster outside may
+// take less than ours.
+func (b *Bus) maxAppend() int {
+	if b.cfg.Remote == nil {
+		return MaxAppend
+	}
+	return min(MaxAppend, max(64<<10, int(b.nc.MaxPayload())-64<<10))
+}

@@ -27,6 +27,7 @@ type side struct {
 const (
 	chunkSize  = 512 << 10
 	chunkWait  = 5 * time.Second
+	readWait   = 1200 * time.Millisecond
 	streamPath = "$JS.API.STREAM."
 )
 
@@ -128,10 +129,22 @@ func finishRestore(ctx context.Context, to side, subject, name string) error {
 	return nil
 }
 
-// sameStream checks that two copies of a stream are equal: the last position,
+// sameStream compares a stream. A copy that lags, or that is being read while
+// its member goes away, answers late or not at all: then another one is asked.
+func sameStream(ctx context.Context, from, to side, name string) (err error) {
+	for range 5 {
+		err = compareStreams(ctx, from, to, name)
+		if err == nil || ctx.Err() != nil || lode.KindOf(err) == lode.Damaged {
+			return err
+		}
+	}
+	return err
+}
+
+// compareStreams checks that two copies of a stream are equal: the last position,
 // and each message to the byte. Only marks that live for a while may be gone
 // on one side.
-func sameStream(ctx context.Context, from, to side, name string) error {
+func compareStreams(ctx context.Context, from, to side, name string) error {
 	var infos [2]*jetstream.StreamInfo
 	var readers [2]*reader
 	for i, s := range []side{from, to} {
@@ -226,7 +239,7 @@ func (r *reader) next() (*stored, error) {
 	if r.ended {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, chunkWait)
+	ctx, cancel := context.WithTimeout(r.ctx, readWait)
 	defer cancel()
 	m, err := r.it.Next(jetstream.NextContext(ctx))
 	if err != nil {

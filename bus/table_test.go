@@ -15,9 +15,11 @@ import (
 
 // TestWatchOrder has writers beside a watcher that began among them: it gets
 // everything that was there, one mark, and then each key's values in order.
-func TestWatchOrder(t *testing.T) {
+func TestWatchOrder(t *testing.T) { everywhere(t, testWatchOrder) }
+
+func testWatchOrder(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	tab := must(open(t, t.TempDir()).Table(ctx, "t"))(t)
+	tab := must(b.Table(ctx, "t"))(t)
 	for i := range 50 {
 		must(tab.Put(ctx, fmt.Sprintf("a/%d", i), []byte("0")))(t)
 	}
@@ -70,8 +72,9 @@ func TestWatchOrder(t *testing.T) {
 	w.Close()
 }
 
-func TestWatchOfNothing(t *testing.T) {
-	b := open(t, t.TempDir())
+func TestWatchOfNothing(t *testing.T) { everywhere(t, testWatchOfNothing) }
+
+func testWatchOfNothing(t *testing.T, b *Bus) {
 	tab := must(b.Table(t.Context(), "t"))(t)
 	w := must(tab.Watch(t.Context(), "x/"))(t)
 	if c := must(w.Next(t.Context()))(t); c.Op != Synced {
@@ -88,9 +91,11 @@ func TestWatchOfNothing(t *testing.T) {
 }
 
 // TestConcurrentSwaps counts with compare-and-swap from many sides.
-func TestConcurrentSwaps(t *testing.T) {
+func TestConcurrentSwaps(t *testing.T) { everywhere(t, testConcurrentSwaps) }
+
+func testConcurrentSwaps(t *testing.T, b *Bus) {
 	ctx := t.Context()
-	tab := must(open(t, t.TempDir()).Table(ctx, "t"))(t)
+	tab := must(b.Table(ctx, "t"))(t)
 	var won, created atomic.Int64
 	var all sync.WaitGroup
 	for range 8 {

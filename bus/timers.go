@@ -16,12 +16,17 @@ import (
 //go:linkname hbInterval github.com/nats-io/nats-server/v2/server.hbInterval
 //go:linkname lostQuorumInterval github.com/nats-io/nats-server/v2/server.lostQuorumInterval
 //go:linkname lostQuorumCheck github.com/nats-io/nats-server/v2/server.lostQuorumCheck
+//go:linkname streamCatchupStartInterval github.com/nats-io/nats-server/v2/server.streamCatchupStartInterval
 var (
 	minElectionTimeout time.Duration
 	maxElectionTimeout time.Duration
 	hbInterval         time.Duration
 	lostQuorumInterval time.Duration
 	lostQuorumCheck    time.Duration
+
+	// A member that lacks something asks the leader for it. When it asks
+	// before the leader listens, it asks again only after this (5 s).
+	streamCatchupStartInterval time.Duration
 )
 
 const heartbeat = 150 * time.Millisecond
@@ -29,4 +34,5 @@ const heartbeat = 150 * time.Millisecond
 func init() {
 	minElectionTimeout, maxElectionTimeout, hbInterval = 4*heartbeat, 8*heartbeat, heartbeat
 	lostQuorumInterval, lostQuorumCheck = 10*heartbeat, 10*heartbeat
+	streamCatchupStartInterval = 4 * heartbeat
 }

@@ -37,7 +37,7 @@ func (b *Bus) write(ctx context.Context, m *nats.Msg, frees, free bool) (ack *je
 			return err
 		}
 		ack, err = b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
-		if err != nil && !notSent(err) && passing(err) {
+		if err != nil && !notSent(err) && !refused(err) && passing(err) {
 			unsure = true
 		}
 		return err
