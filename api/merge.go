@@ -115,7 +115,7 @@ func MergeChecks(parts []NodeChecks) []Check {
 		}
 		if p.Err != nil {
 			out = append(out, Check{Node: p.Node, Name: "node", State: CheckFail, Detail: "does not answer: " + lode.AsError(p.Err).Error(),
-				Advice: "lode nodes shows since when; start it again, or take it out: lode nodes rm " + p.Node + " --force"})
+				Advice: "lode nodes shows since when; start it again, or take it out: lode nodes rm " + p.Node})
 		}
 	}
 	return out
@@ -184,7 +184,7 @@ func CheckNodes(l NodeList, now time.Time) []Check {
 				since = " for " + now.Sub(n.Link.LostSince).Round(time.Second).String()
 			}
 			out = append(out, Check{Node: n.Name, Name: "link", State: CheckFail, Detail: "lost" + since,
-				Advice: "start it again; if its machine is gone: lode nodes rm " + n.Name + " --force, then let another join"})
+				Advice: "start it again; if its machine is gone: lode nodes rm " + n.Name + ", then let another join"})
 			continue
 		}
 		if n.Link != nil && n.Link.Skew.Abs() > maxSkew {

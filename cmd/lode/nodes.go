@@ -188,7 +188,7 @@ func (c *cli) drain(ctx context.Context, client *api.Client, name string, timeou
 			return nil
 		case n.State == api.NodeLost:
 			return lode.Errorf(lode.Unavailable, "%s is lost: nobody knows what it still carries", name).
-				WithHint("start it again, or take it out: lode nodes rm %s --force", name)
+				WithHint("start it again, or take it out: lode nodes rm %s", name)
 		case time.Since(start) >= timeout:
 			return lode.Errorf(lode.Deadline, "%s still carries %s after %s", name, first(carries, "something"), span(timeout)).
 				WithHint("it goes on draining: ask again with lode drain %s, or take it back with lode undrain %s", name, name)
