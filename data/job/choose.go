@@ -46,9 +46,12 @@ func (d *dispatch) give(ctx context.Context) error {
 	if len(d.waiting) == 0 {
 		return d.doubles(ctx, nodes)
 	}
+	loads := d.loads(nodes, 1)
+	if d.full() || !slices.ContainsFunc(loads, func(l load) bool { return l.room > 0 }) {
+		return nil
+	}
 	d.look(ctx, nodes)
 	window := d.waiting[:min(len(d.waiting), ahead)]
-	loads := d.loads(nodes, 1)
 	links := d.links()
 	needs := make([]need, len(window))
 	for i, p := range window {

@@ -445,8 +445,9 @@ func (s *Jobs) Watch(ctx context.Context, ns lode.Namespace, id string, see func
 	}
 	for {
 		r.mu.Lock()
-		j, changed := r.job, r.changed
+		changed := r.changed
 		r.mu.Unlock()
+		j := r.snapshot()
 		if err := see(j); err != nil || j.Over() {
 			return err
 		}

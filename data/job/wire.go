@@ -76,6 +76,9 @@ func CallWork(ctx context.Context, l *link.Link, node lode.NodeID, g *Group) (*D
 	}}
 	answer := &link.Bytes{Max: partialMax}
 	if err := l.Call(ctx, node, req, answer); err != nil {
+		if lode.KindOf(err) == lode.TooLarge { // it will be elsewhere
+			return &Done{Error: lode.AsError(err)}, err
+		}
 		return nil, err
 	}
 	done, err := DecodeDone(answer.Body)
