@@ -195,12 +195,22 @@ func (k *keys) release(ctx context.Context, c *claim) (found bool, err error) {
 	return true, err
 }
 
+// close lets nothing more begin in the background.
+func (k *keys) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+}
+
 // settleLater goes on trying to end a claim, for as long as it holds others up:
 // by the answer r, or, where that is nil, by taking it away.
 func (k *keys) settleLater(c *claim, r *keyRecord) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.over { // the claim ends with this incarnation
+		return
+	}
 	k.unsettled[c.key] = true
-	k.mu.Unlock()
 	k.s.work.Go(func() {
 		defer func() {
 			k.mu.Lock()

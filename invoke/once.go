@@ -157,6 +157,7 @@ type keys struct {
 	mu        sync.Mutex
 	flights   map[string]*flight
 	unsettled map[string]bool // claims of this node whose end is still to be written
+	over      bool            // nothing more begins in the background
 }
 
 func openKeys(ctx context.Context, s *Service) (*keys, error) {

@@ -264,6 +264,9 @@ func (s *Service) Close() error {
 			s.own.Close()
 		}
 		s.stop()
+		if s.keys != nil {
+			s.keys.close()
+		}
 		if s.spread != nil {
 			s.spread.close()
 		}
