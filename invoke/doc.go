@@ -11,6 +11,12 @@
 // under one idempotency key at most one answer is ever told. A fetch reaches
 // no address that its function's egress forbids, whatever DNS says.
 //
+// In a cluster (Config.Peers) an invocation runs on the node it came to where
+// that has a slot and the code, else where placement finds it soonest done.
+// It runs a second time only if it did not start, or if running twice does no
+// harm; otherwise the loss of its node is its error. One node gives the
+// Record: that which ran it.
+//
 // A Service is what every node has: it runs invocations, and sees to it that a
 // request with an idempotency key runs once, on whatever node it comes in. A
 // Keeper is what one node of a cluster has: it alone writes down asynchronous
@@ -22,7 +28,7 @@
 // node passes the implementations. Only node and the command may import it.
 //
 // Lock order: calls.mu or queues.mu, then gate.mu; keys.mu and seat.mu are
-// taken alone. What is called of a port
-// while a lock is held answers from memory: Catalog, and of Queues Configure,
-// Depth and Delivery.Extend.
+// taken alone, and spread.mu before gate.mu. What is called of a port while a
+// lock is held answers from memory: Catalog, and of Queues Configure, Depth and
+// Delivery.Extend.
 package invoke

@@ -116,9 +116,10 @@ func (s *Service) LoadReport() []byte {
 func (s *Service) SetDraining(on bool) { s.parting.Store(on) }
 
 const (
-	usedMost  = 4096             // revisions remembered
-	usedNear  = time.Minute      // after its last run a revision is taken to be in memory
-	runKnown  = 10 * time.Second // after its last run what one takes is not known any more
+	usedKept = time.Hour        // after its last run a revision is forgotten with the next change
+	usedNear = time.Minute      // after its last run a revision is taken to be in memory
+	runKnown = 10 * time.Second // after its last run what one takes is not known any more
+
 	runWeight = 8
 )
 
@@ -127,8 +128,8 @@ const (
 type usage struct {
 	began time.Time
 	epoch atomic.Uint64
-	n     atomic.Int64
-	revs  sync.Map // *lode.Revision -> *used
+	byPtr sync.Map // *lode.Revision -> *used; cleared when the catalog changes
+	revs  sync.Map // hash -> *used
 }
 
 // used is one revision. Times are nanoseconds since usage.began, 0 = never.
@@ -136,6 +137,7 @@ type used struct {
 	rev  *lode.Revision
 	hash uint64
 
+	asked   atomic.Int64 // when it was last looked for
 	ran     atomic.Int64 // when a run last ended here
 	wall    atomic.Int64 // ns of a warm run, moving average
 	warming atomic.Bool
@@ -163,34 +165,36 @@ func (u *usage) now() int64 { return u.at(time.Now()) }
 
 func (u *usage) at(t time.Time) int64 { return max(int64(t.Sub(u.began)), 1) }
 
-// find returns the entry of rev, or nil.
-func (u *usage) find(rev *lode.Revision) *used {
-	if e, ok := u.revs.Load(rev); ok {
-		return e.(*used)
-	}
-	return nil
-}
-
 // entry returns the entry of rev, made where there is none.
 func (u *usage) entry(rev *lode.Revision) *used {
-	if e := u.find(rev); e != nil {
-		return e
+	if e, ok := u.byPtr.Load(rev); ok {
+		return e.(*used)
 	}
-	e, known := u.revs.LoadOrStore(rev, &used{rev: rev, hash: revHash(rev)})
-	if !known && u.n.Add(1) > usedMost { // revisions that are read anew each time
-		u.revs.Clear()
-		u.n.Store(0)
+	hash := revHash(rev)
+	e, ok := u.revs.Load(hash)
+	if !ok {
+		e, _ = u.revs.LoadOrStore(hash, &used{rev: rev, hash: hash})
 	}
+	e.(*used).asked.Store(u.now())
+	u.byPtr.Store(rev, e)
 	return e.(*used)
+}
+
+// changed follows the catalog: it makes new revisions, and equal ones anew.
+func (u *usage) changed() {
+	u.byPtr.Clear()
+	now := u.now()
+	u.revs.Range(func(hash, e any) bool {
+		if x := e.(*used); now-max(x.ran.Load(), x.asked.Load()) > int64(usedKept) {
+			u.revs.Delete(hash)
+		}
+		return true
+	})
 }
 
 // near reports whether rev ran here lately, so that its code is in memory.
 func (u *usage) near(rev *lode.Revision, now time.Time) bool {
-	e := u.find(rev)
-	if e == nil {
-		return false
-	}
-	at := e.ran.Load()
+	at := u.entry(rev).ran.Load()
 	return at > 0 && u.at(now)-at < int64(usedNear)
 }
 

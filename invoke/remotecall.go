@@ -235,7 +235,7 @@ func (j *journey) verdict(ctx context.Context, c *placement.Candidate, f *forwar
 		return true, ended(ctx, "running "+a.rev.ID())
 	case errors.Is(err, link.ErrNotSent), errors.Is(err, link.ErrRefused):
 		j.down = append(j.down, c.Node.ID)
-		j.tries = append(j.tries, Try{Node: c.Node.ID, What: "not reached"})
+		j.tried(Try{Node: c.Node.ID, What: "not reached"})
 		return j.again()
 	case errors.Is(err, link.ErrLost):
 		return j.nodeLost(c, f, err)
@@ -287,24 +287,19 @@ func (j *journey) nodeLost(c *placement.Candidate, f *forward, err error) (bool,
 	sp, a := j.sp, j.a
 	j.down = append(j.down, c.Node.ID)
 	unstarted := f.queued && !f.went
-	losses := 1
-	for _, t := range j.tries {
-		if t.lost {
-			losses++
-		}
+	j.losses++
+	if unstarted {
+		j.tried(Try{Node: c.Node.ID, What: "lost while it was queued"})
+	} else {
+		j.tried(Try{Node: c.Node.ID, What: "lost while it may have run"})
 	}
-	try := Try{Node: c.Node.ID, What: "lost while it was queued", lost: true}
-	if !unstarted {
-		try.What = "lost while it may have run"
-	}
-	j.tries = append(j.tries, try)
 	switch {
 	case hasMore(f.what):
 		sp.stats.lost.Add(1)
 		e := lode.Errorf(lode.Unavailable, "node %s was lost while it answered %s; the answer is cut short: %w", c.Node.ID, a.rev.ID(), link.ErrLost)
 		return true, e.WithHint("`lode nodes` shows which nodes answer")
-	case unstarted && losses < maxLosses:
-	case idempotent(a.req) && losses < maxLosses && (a.body == nil || a.body.whole()):
+	case unstarted && j.losses < maxLosses:
+	case idempotent(a.req) && j.losses < maxLosses && (a.body == nil || a.body.whole()):
 		j.attempt++
 	default:
 		sp.stats.lost.Add(1)

@@ -71,6 +71,7 @@ func newSpread(s *Service) *spread {
 
 // changed wakes those who wait for a revision.
 func (sp *spread) changed() {
+	sp.s.used.changed()
 	sp.mu.Lock()
 	close(sp.told)
 	sp.told = make(chan struct{})
@@ -147,6 +148,8 @@ type journey struct {
 	down     []lode.NodeID // that did not take it in this round
 	refusals int           // in this round
 	attempt  int
+	losses   int // nodes that were lost with it
+	rounds   int // times that it was parked
 	tries    []Try
 }
 
@@ -285,11 +288,22 @@ func (j *journey) here(c *placement.Candidate) (bool, error) {
 	return false, nil
 }
 
+// triesMost is how many steps of a way are kept: the first, and the last.
+const triesMost = 24
+
+// tried notes a step of the way.
+func (j *journey) tried(t Try) {
+	if len(j.tries) == triesMost {
+		j.tries = slices.Delete(j.tries, triesMost/2, triesMost/2+1)
+	}
+	j.tries = append(j.tries, t)
+}
+
 // refused notes that a node said no.
 func (j *journey) refused(c *placement.Candidate, wait float64, why string) {
 	j.down = append(j.down, c.Node.ID)
 	j.refusals++
-	j.tries = append(j.tries, Try{Node: c.Node.ID, What: "refused: " + why, Wait: seconds(wait)})
+	j.tried(Try{Node: c.Node.ID, What: "refused: " + why, Wait: seconds(wait)})
 	if !c.Own {
 		j.sp.stats.refused.Add(1)
 	}
@@ -313,13 +327,13 @@ func (j *journey) bringCode(c *placement.Candidate) (here bool) {
 	if !due {
 		return false
 	}
-	j.sp.stats.brought.Add(1)
 	runner, err := s.cfg.Pools.Pool(j.used.rev)
 	if err != nil {
 		return false
 	}
 	w, ok := runner.(warmer)
 	if !ok {
+		j.sp.stats.brought.Add(1)
 		return true
 	}
 	j.sp.warm(j.used, w)
@@ -350,6 +364,7 @@ func (sp *spread) warm(u *used, w warmer) {
 	if sp.over {
 		return
 	}
+	sp.stats.brought.Add(1)
 	s.work.Go(func() {
 		defer u.warming.Store(false)
 		if err := w.Warm(s.base, 1); err != nil {

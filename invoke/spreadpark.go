@@ -14,6 +14,7 @@ import (
 const (
 	parkLeast  = 10 * time.Millisecond
 	parkSpread = 20 * time.Millisecond
+	parkShift  = 5 // a patient one's grows to 320-960 ms
 )
 
 // lot is where invocations of one function wait that no node took. Each brings
@@ -49,8 +50,8 @@ func (j *journey) park(ctx context.Context) error {
 	l.waiting = slices.Insert(l.waiting, at, p)
 	sp.mu.Unlock()
 	sp.stats.parked.Add(1)
-	j.tries = append(j.tries, Try{What: "parked"})
-	timer := time.AfterFunc(parkLeast+rand.N(parkSpread), func() { sp.letGo(to) })
+	j.tried(Try{What: "parked"})
+	timer := time.AfterFunc(j.pause(), func() { sp.letGo(to) })
 	err := j.wait(ctx, p)
 	if err != nil {
 		timer.Stop()
@@ -59,6 +60,17 @@ func (j *journey) park(ctx context.Context) error {
 	}
 	j.refusals, j.down = 0, j.down[:0]
 	return nil
+}
+
+// pause is the time between two rounds. What is patient may wait for hours, and
+// asks less often the longer it has waited.
+func (j *journey) pause() time.Duration {
+	shift := 0
+	if j.a.w.patient {
+		shift = min(j.rounds, parkShift)
+	}
+	j.rounds++
+	return (parkLeast + rand.N(parkSpread)) << shift
 }
 
 func parkedFull(to target, bound int) error {

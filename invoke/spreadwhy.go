@@ -18,7 +18,7 @@ type Decision struct {
 	At       time.Time
 	Node     lode.NodeID // where it ran, or was sent last; "": it was parked to its end
 	Err      string      // how it ended, where not well
-	Tries    []Try       // what went before, oldest first
+	Tries    []Try       // what went before, oldest first; of many the first and the last
 	Why      []Candidate // of the last placement
 }
 
@@ -27,7 +27,6 @@ type Try struct {
 	Node lode.NodeID   // "": parked
 	What string        // "refused: its line is full", "parked", "lost while it was queued"
 	Wait time.Duration // that a refusal told
-	lost bool
 }
 
 // Candidate is a node that was compared.
