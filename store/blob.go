@@ -31,6 +31,7 @@ type Blob struct {
 	file    *os.File
 	fetched int64
 	close   func() error
+	doubt   func() // the file is not what was verified any more
 }
 
 var (
@@ -72,13 +73,15 @@ func (b *Blob) View(fn func([]byte) error) (err error) {
 		if _, fault := p.(interface{ Addr() uintptr }); !fault {
 			panic(p)
 		}
+		b.doubt()
 		err = lode.Errorf(lode.Damaged, "blob %s is damaged at %s: a page could not be read: %v", b.digest, b.Path(), p)
 	}()
 	return fn(content)
 }
 
-// newBlob wraps an open file; release runs once, at Close.
-func newBlob(d lode.Digest, f *os.File, size, fetched int64, release func()) *Blob {
+// newBlob wraps an open file; release runs once, at Close, and doubt when a
+// page could not be read.
+func newBlob(d lode.Digest, f *os.File, size, fetched int64, release, doubt func()) *Blob {
 	closeOnce := sync.OnceValue(func() error {
 		defer release()
 		if err := f.Close(); err != nil {
@@ -86,5 +89,5 @@ func newBlob(d lode.Digest, f *os.File, size, fetched int64, release func()) *Bl
 		}
 		return nil
 	})
-	return &Blob{SectionReader: io.NewSectionReader(f, 0, size), digest: d, file: f, fetched: fetched, close: closeOnce}
+	return &Blob{SectionReader: io.NewSectionReader(f, 0, size), digest: d, file: f, fetched: fetched, close: closeOnce, doubt: doubt}
 }

@@ -72,7 +72,7 @@ func (p *peers) spawn(fn func()) bool {
 // nodes are the members; this node alone where nobody says.
 func (p *peers) nodes() []NodeState {
 	var out []NodeState
-	if p.Nodes != nil {
+	if p.Nodes != nil && p.Remote != nil {
 		out = p.Nodes()
 	}
 	if len(out) == 0 {

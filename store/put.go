@@ -145,7 +145,7 @@ func (p *placing) next(nodes []NodeState, tries int) (lode.NodeID, bool) {
 	for _, s := range nodes {
 		if (s.Alive || s.Node == p.r.cfg.Self) && !s.Leaving {
 			up = append(up, s)
-			tight[s.Node] = s.Free > 0 && s.Free < p.size+p.size/8
+			tight[s.Node] = s.tight(p.size)
 		}
 	}
 	if len(up) == 0 {

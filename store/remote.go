@@ -25,6 +25,9 @@ type NodeState struct {
 	Leaving bool
 }
 
+// tight reports whether the node is known to have no room for so many bytes.
+func (n NodeState) tight(size int64) bool { return n.Free > 0 && n.Free < size+size/8 }
+
 // Held says what a node has of a blob.
 type Held uint8
 

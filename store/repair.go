@@ -288,6 +288,9 @@ func (p *pass) standIn(ctx context.Context, s *subject, full int) int {
 
 // copyTo sends the blob to a node, at the pace of repair.
 func (p *pass) copyTo(ctx context.Context, s *subject, n lode.NodeID) error {
+	if slices.ContainsFunc(p.nodes, func(st NodeState) bool { return st.Node == n && st.tight(s.Size) }) {
+		return lode.Errorf(lode.Full, "node %s has no room for the %d bytes of blob %s", n, s.Size, s.Digest)
+	}
 	f, err := p.r.files().open(ctx, s.Digest)
 	if err != nil {
 		if lode.KindOf(err) == lode.Damaged {

@@ -560,3 +560,86 @@ func TestPeersBeforeTheBucket(t *testing.T) {
 		t.Error("the bad copy is still there")
 	}
 }
+
+// A node that is known to have no room is asked last, by puts and by repair.
+func TestFree(t *testing.T) {
+	c := storetest.NewCluster(t, 4, nil)
+	content := storetest.Bytes(1000, 1)
+	d := storetest.Digest(content)
+	o := order(c, d)
+	o[0].Set(func(s *storetest.NodeSettings) { s.Free = 1001 })
+	if err := o[3].Replicas.Put(t.Context(), d, section(content)); err != nil {
+		t.Fatal(err)
+	}
+	c.Repair(2)
+	if got := c.Holders(d); len(got) != 2 || slices.Contains(got, o[0]) {
+		t.Errorf("on %v", ids(got))
+	}
+	o[0].Set(func(s *storetest.NodeSettings) { s.Free = 1 << 30 })
+	c.Repair(1)
+	if !o[0].Holds(d) {
+		t.Error("with room, it did not come to where it belongs")
+	}
+}
+
+// A node that takes a connection and then nothing: a put goes elsewhere, in
+// time, and a question is answered by others at once.
+func TestNodeHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 4, nil)
+		content := storetest.Bytes(300_000, 1)
+		d := storetest.Digest(content)
+		o := order(c, d)
+		c.Meddle(func(ctx context.Context, _, to lode.NodeID, _ string) error {
+			if to == o[0].ID {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+		begin := time.Now()
+		if err := o[3].Replicas.Put(t.Context(), d, section(content)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took > 11*time.Second {
+			t.Errorf("the put took %v", took)
+		}
+		begin = time.Now()
+		if _, err := o[3].Replicas.Stat(t.Context(), d); err != nil || time.Since(begin) > 0 {
+			t.Errorf("a question took %v: %v", time.Since(begin), err)
+		}
+		begin = time.Now()
+		reads(t, o[3], d, content)
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("a read took %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := o[3].Replicas.Put(store.WithCopies(ctx, 4), d, section(content))
+		storetest.Kind(t, err, lode.Deadline)
+	})
+}
+
+// What a mapping found to be bad is looked at again at the next opening.
+func TestViewDoubts(t *testing.T) {
+	c := storetest.NewCluster(t, 2, nil)
+	n := c.Nodes()[0]
+	d, content := put(t, n, 1<<20, 1)
+	b, err := n.Store.Open(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0
+	storetest.Kind(t, b.View(func(p []byte) error {
+		os.Chmod(b.Path(), 0o644)
+		if err := os.Truncate(b.Path(), 0); err != nil {
+			return err
+		}
+		for _, x := range p {
+			sum += int(x)
+		}
+		return nil
+	}), lode.Damaged)
+	b.Close()
+	reads(t, n, d, content)
+}

@@ -202,7 +202,7 @@ func (s *Store) Open(ctx context.Context, d lode.Digest) (*Blob, error) {
 		s.release(d)
 		return nil, ioError("stat "+f.Name(), err)
 	}
-	return newBlob(d, f, fi.Size(), fetched, func() { s.release(d) }), nil
+	return newBlob(d, f, fi.Size(), fetched, func() { s.release(d) }, func() { s.doubt(d) }), nil
 }
 
 // verified opens d's local file with its checksum known to hold, and fetches
@@ -292,14 +292,17 @@ func hashFile(ctx context.Context, f *os.File, pace func(int) error) (d lode.Dig
 	}
 }
 
+// doubt makes the next opening compute d's checksum again.
+func (s *Store) doubt(d lode.Digest) {
+	for _, t := range s.shelf.trees() {
+		t.forget(d)
+	}
+}
+
 // Verify computes d's checksum again, whatever is known of it; for a cached
 // blob that of the copy, which is replaced if it is bad.
 func (s *Store) Verify(ctx context.Context, d lode.Digest) error {
-	for _, t := range []*tree{s.own, s.cache} {
-		if t != nil {
-			t.forget(d)
-		}
-	}
+	s.doubt(d)
 	b, err := s.Open(ctx, d)
 	if err != nil {
 		return err

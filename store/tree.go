@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"iter"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"lode"
@@ -86,6 +88,8 @@ func (t *tree) open(ctx context.Context, d lode.Digest) (*os.File, error) {
 	got, err := hashFile(ctx, f, nil)
 	if err == nil && got != d {
 		err = damaged(d, path, got, fi.Size())
+	} else if errors.Is(err, syscall.EIO) { // a bad sector is damage like any other
+		err = lode.Errorf(lode.Damaged, "blob %s is damaged at %s: %w", d, path, err)
 	}
 	if err != nil {
 		f.Close()

@@ -44,6 +44,7 @@ type Node struct {
 	full       bool
 	slow       time.Duration // before each piece of a Get
 	zone       string
+	free       int64
 	received   int64 // bytes that other nodes sent
 }
 
@@ -105,7 +106,7 @@ func (c *Cluster) view(from lode.NodeID) []store.NodeState {
 	var out []store.NodeState
 	for _, n := range c.nodes {
 		out = append(out, store.NodeState{Node: n.ID, Alive: !n.down && !c.cut[[2]lode.NodeID{from, n.ID}],
-			Gone: n.gone, Leaving: n.leaving, Zone: n.zone})
+			Gone: n.gone, Leaving: n.leaving, Zone: n.zone, Free: n.free})
 	}
 	return out
 }
@@ -164,9 +165,9 @@ func (n *Node) Down() bool { return n.isDown() }
 func (n *Node) Set(change func(n *NodeSettings)) {
 	n.c.mu.Lock()
 	defer n.c.mu.Unlock()
-	s := NodeSettings{n.gone, n.leaving, n.full, n.slow, n.zone}
+	s := NodeSettings{n.gone, n.leaving, n.full, n.slow, n.zone, n.free}
 	change(&s)
-	n.gone, n.leaving, n.full, n.slow, n.zone = s.Gone, s.Leaving, s.Full, s.Slow, s.Zone
+	n.gone, n.leaving, n.full, n.slow, n.zone, n.free = s.Gone, s.Leaving, s.Full, s.Slow, s.Zone, s.Free
 }
 
 // NodeSettings are what can be changed of a node.
@@ -175,6 +176,7 @@ type NodeSettings struct {
 	Full          bool          // takes nothing from others
 	Slow          time.Duration // before each piece that others read
 	Zone          string
+	Free          int64
 }
 
 // Wipe loses the disk of a node that is not running.
