@@ -26,13 +26,14 @@ type threeNodes struct {
 	removed string
 	stuck   bool // b never gets empty
 	joins   int
+	gateway string // of a
 	peers   string // of a
 }
 
 func (c *threeNodes) ListNodes(context.Context) (api.NodeList, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := api.Node{Name: "a", State: api.NodeReady, Bus: api.BusMember, Keeper: true, CPU: 8, Memory: 32 << 30, GPU: []string{}, Version: "0.2.0", Peers: c.peers}
+	a := api.Node{Name: "a", State: api.NodeReady, Bus: api.BusMember, Keeper: true, CPU: 8, Memory: 32 << 30, GPU: []string{}, Version: "0.2.0", Peers: c.peers, Gateway: c.gateway}
 	lost := api.Node{Name: "c", State: api.NodeLost, Bus: api.BusMember, CPU: 64, Memory: 256 << 30, GPU: []string{"H100"}, Zone: "west", Version: "0.2.0",
 		Link: &api.Link{LostSince: time.Now().Add(-12*time.Second - 500*time.Millisecond), Why: "no heartbeat"}}
 	return api.NodeList{Items: []api.Node{a, c.b, lost}, Cluster: api.ClusterState{Members: []string{"a", "b", "c"}, Answering: 2, Quorum: true, Keeper: "a", Generation: 2}}, nil
@@ -250,7 +251,7 @@ func TestJoinAsks(t *testing.T) {
 	if want := (&joinTo{host: j.host, port: j.port + 1}).address(); peer != want { // a gateway answers at the port
 		t.Errorf("the peer port is %s, want %s", peer, want)
 	}
-	c.peers = "127.0.0.1:7777" // of a node whose ports the system chose
+	c.gateway, c.peers = url, "127.0.0.1:7777" // of a node whose ports the system chose
 	if peer, _, err = j.resolve(t.Context()); err != nil || peer != c.peers {
 		t.Errorf("the peer port is %s: %v", peer, err)
 	}

@@ -152,11 +152,13 @@ func (j *joinTo) ask(ctx context.Context) (peer, token string, err error) {
 		missing.Detail = "the node at " + j.address() + " gave no join token: " + lode.AsError(err).Error()
 		return "", "", missing
 	}
-	if l, err := client.Nodes(ctx); err == nil {
-		for _, n := range l.Items {
-			if n.Link == nil { // the one that answers
-				peer = n.Peers
-			}
+	l, err := client.Nodes(ctx)
+	if err != nil {
+		return "", k.Token, nil // then the port is guessed
+	}
+	for _, n := range l.Items {
+		if n.Gateway != "" && j.names(n.Gateway) {
+			peer = n.Peers
 		}
 	}
 	return peer, k.Token, nil
