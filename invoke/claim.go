@@ -11,6 +11,7 @@ import (
 const (
 	firstLook  = 5 * time.Millisecond // at a claim of another node
 	lastLook   = 100 * time.Millisecond
+	goneFor    = time.Second     // for how long its node must be gone before it is taken over
 	settleWait = 5 * time.Second // for the end of a claim to be written
 	settleTry  = time.Second
 	settleSeen = 5 // looks at a claim that is not there, until it is taken for never written
@@ -31,6 +32,7 @@ type claim struct {
 // of a run whose end is kept before it is told.
 func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) (*keyRecord, lode.Outcome, error) {
 	out := lode.Outcome{ID: req.ID}
+	var gone absence
 	for look := firstLook; ; {
 		r, rev, err := k.readKey(ctx, key)
 		switch {
@@ -40,7 +42,7 @@ func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) 
 			return nil, out, keyReused(req.IdempotencyKey)
 		case r != nil && !r.Running:
 			return r, lode.Outcome{ID: r.ID, Revision: r.Revision, Trace: r.Trace}, nil
-		case r != nil && k.runs(key, r):
+		case r != nil && !gone.sure(rev, k.runs(key, r), r.Node == k.self()):
 			if err := k.wait(ctx, req, jitter(look)); err != nil {
 				return nil, out, err
 			}
@@ -69,6 +71,29 @@ func (k *keys) answer(ctx context.Context, req *lode.Request, key, hash string) 
 		}
 		// The claim was taken over: what the other kept is the answer.
 	}
+}
+
+// absence is for how long the node of one claim has been seen to be gone. It
+// must have been for a while: who just joined is not known everywhere, and who
+// is cut off for a moment goes on with what it runs.
+type absence struct {
+	rev   uint64
+	since time.Time
+}
+
+// sure takes one look at the claim with that revision. A former process of this
+// very node is gone for sure.
+func (a *absence) sure(rev uint64, runs, own bool) bool {
+	switch {
+	case runs:
+		*a = absence{}
+		return false
+	case own:
+		return true
+	case a.rev != rev:
+		*a = absence{rev, time.Now()}
+	}
+	return time.Since(a.since) >= goneFor
 }
 
 // shared reports whether another node may get the same key.

@@ -38,6 +38,13 @@ func (h *town) node(t *testing.T, w *world, m *memory, name string) *Service {
 	return node(t, w, m, name, Config{Alive: h.alive})
 }
 
+// back lets a node that was cut off be seen again.
+func (h *town) back(s *Service) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.dead, s.cfg.Node+"/"+s.cfg.Incarnation)
+}
+
 func once(ctx context.Context, s *Service, key, body string) (string, lode.Outcome, error) {
 	ans := &lode.Buffered{}
 	out, err := s.Invoke(ctx, &lode.Request{Namespace: "default", Function: "once", Trigger: lode.TriggerHTTP, IdempotencyKey: key, Body: []byte(body)}, ans)
@@ -128,12 +135,21 @@ func TestKeyIsTakenOver(t *testing.T) {
 			go tell(a)
 			synctest.Wait()
 			go tell(b)
-			time.Sleep(time.Minute)
+			for range 20 { // cut off for moments
+				time.Sleep(goneFor)
+				h.kill(a)
+				time.Sleep(goneFor / 2)
+				h.back(a)
+			}
 			if runs.Load() != 1 {
 				t.Fatalf("%d runs while the first node is alive", runs.Load())
 			}
 			h.kill(a)
-			time.Sleep(time.Second)
+			time.Sleep(goneFor / 2)
+			if runs.Load() != 1 {
+				t.Fatalf("%d runs when it has just gone", runs.Load())
+			}
+			time.Sleep(goneFor)
 			if runs.Load() != 2 {
 				t.Fatalf("%d runs after it is gone", runs.Load())
 			}
