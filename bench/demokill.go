@@ -97,8 +97,8 @@ func (r *runner) demoAfter(ctx context.Context, t *trio, k *DemoKill, id string,
 	s := t.nodes[0]
 	var j api.Job
 	var err error
-	for tries := 0; !api.Ended(j.State); tries++ {
-		if j, err = s.GetJob(ctx, id, 30*time.Second); err != nil && (tries > 20 || lode.KindOf(err) != lode.Unavailable) {
+	for !api.Ended(j.State) {
+		if j, err = s.GetJob(ctx, id, 30*time.Second); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"lode/api"
 	"lode/catalog"
 	"lode/data"
+	"lode/data/job"
 	"lode/invoke"
 	"lode/store"
 )
@@ -154,15 +155,13 @@ func (d datasets) RemoveVersion(ctx context.Context, ns lode.Namespace, name lod
 // CollectDatasets frees what nothing names. The grace protects uploads and
 // jobs under way.
 func (d datasets) CollectDatasets(ctx context.Context, ns lode.Namespace) (api.Collected, error) {
-	own, far, err := d.coordinator(ctx, ns)
-	if err != nil {
-		return api.Collected{}, err
-	}
-	if far != nil {
-		return far.CollectDatasets(ctx)
-	}
-	c, err := d.data.Collect(ctx, data.DefaultGrace, own.Roots)
-	return api.Collected{Blobs: c.Blobs, Bytes: c.Bytes}, err
+	var out api.Collected
+	err := d.coordinate(ctx, ns, true, func(own *job.Jobs) error {
+		c, err := d.data.Collect(ctx, data.DefaultGrace, own.Roots)
+		out = api.Collected{Blobs: c.Blobs, Bytes: c.Bytes}
+		return err
+	}, func(far *api.Client) (err error) { out, err = far.CollectDatasets(ctx); return err })
+	return out, err
 }
 
 // datasetOps serves the guests' operation data.

@@ -57,14 +57,13 @@ func (n *Node) openFleet(ctx context.Context) (err error) {
 	if f.identity, known, err = member.Load(n.dir.file("node"), nil); err != nil {
 		return err
 	}
-	switch {
-	case known && n.cfg.Join != nil:
-		n.cfg.Logger.Info("this node belongs to a cluster already; --join has no effect", "node", f.identity.Node(), "cluster", f.identity.Cluster())
-	case n.cfg.Join != nil:
-		if err := f.join(ctx); err != nil {
+	if n.cfg.Join != nil && (!known || f.identity.Expired()) {
+		if err := f.join(ctx, known); err != nil {
 			return err
 		}
 		known = true
+	} else if n.cfg.Join != nil {
+		n.cfg.Logger.Info("this node belongs to a cluster already; --join has no effect", "node", f.identity.Node(), "cluster", f.identity.Cluster())
 	}
 	if f.sealer, err = catalog.OpenKeyFile(n.dir.file("secrets.key")); err != nil {
 		return err
@@ -93,10 +92,11 @@ func (n *Node) firstName() (lode.NodeID, error) {
 	return lode.NodeIDFromHost(host), nil
 }
 
-// join makes this folder's node one of a cluster.
-func (f *fleet) join(ctx context.Context) error {
+// join makes this folder's node one of a cluster; again where it was one, and
+// its certificate expired while it was away.
+func (f *fleet) join(ctx context.Context, again bool) error {
 	n := f.n
-	if n.dir.has("bus") {
+	if n.dir.has("bus") && !again {
 		return lode.Errorf(lode.Precondition, "data folder %s has the data of a node that was alone", n.dir.path).
 			WithHint("join with an empty folder: -d DIR; the data of that one stays where it is")
 	}
@@ -286,6 +286,9 @@ func (f *fleet) announce(ctx context.Context) error {
 		}
 	}
 	f.members.Follow(lateTables{f.n})
+	if err := f.authority.Check(ctx, f.identity); err != nil && lode.KindOf(err) != lode.Unavailable {
+		return err
+	}
 	r, err := f.record()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +25,7 @@ import (
 	"lode/data/words"
 	"lode/engine"
 	"lode/invoke"
+	"lode/link"
 )
 
 // jobRunner runs the guests of jobs. A shard is an invocation like any other,
@@ -221,6 +223,26 @@ func (n *Node) coordinator(ctx context.Context, ns lode.Namespace) (*job.Jobs, *
 	}
 }
 
+// coordinate does something with the jobs, here or at the keeper. Where the
+// keeper is lost meanwhile it waits for the next one and does it again: always
+// if it only reads, else if nothing of it was sent.
+func (n *Node) coordinate(ctx context.Context, ns lode.Namespace, reads bool, here func(*job.Jobs) error, there func(*api.Client) error) error {
+	for end := time.Now().Add(2 * keeperWait); ; wait(ctx, 100*time.Millisecond) {
+		own, far, err := n.coordinator(ctx, ns)
+		if err != nil {
+			return err
+		}
+		if own != nil {
+			return here(own)
+		}
+		err = there(far)
+		again := errors.Is(err, link.ErrNotSent) || reads && lode.KindOf(err) == lode.Unavailable
+		if !again || !time.Now().Before(end) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // keeperWait is how long a request waits for a keeper.
 const keeperWait = 5 * time.Second
 
@@ -229,13 +251,13 @@ type jobs struct{ *Node }
 
 // CreateJob resolves what the job runs, compiles inline code, and starts it.
 func (j jobs) CreateJob(ctx context.Context, ns lode.Namespace, s api.JobSpec) (api.Job, error) {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if far != nil {
-		return far.CreateJob(ctx, s)
-	}
+	var out api.Job
+	err := j.coordinate(ctx, ns, false, func(own *job.Jobs) (err error) { out, err = j.create(ctx, own, ns, s); return err },
+		func(far *api.Client) (err error) { out, err = far.CreateJob(ctx, s); return err })
+	return out, err
+}
+
+func (j jobs) create(ctx context.Context, own *job.Jobs, ns lode.Namespace, s api.JobSpec) (api.Job, error) {
 	w, err := j.what(ctx, ns, s)
 	if err != nil {
 		return api.Job{}, err
@@ -373,14 +395,13 @@ func (j jobs) wire(v job.Job) api.Job {
 	return out
 }
 
-func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (api.List[api.Job], error) {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
-		return api.List[api.Job]{}, err
-	}
-	if far != nil {
-		return far.ListJobs(ctx, p)
-	}
+func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (out api.List[api.Job], err error) {
+	err = j.coordinate(ctx, ns, true, func(own *job.Jobs) (err error) { out, err = j.list(ctx, own, ns, p); return err },
+		func(far *api.Client) (err error) { out, err = far.ListJobs(ctx, p); return err })
+	return out, err
+}
+
+func (j jobs) list(ctx context.Context, own *job.Jobs, ns lode.Namespace, p api.Page) (api.List[api.Job], error) {
 	vs, err := own.List(ctx, ns)
 	if err != nil {
 		return api.List[api.Job]{}, err
@@ -402,14 +423,13 @@ func (j jobs) ListJobs(ctx context.Context, ns lode.Namespace, p api.Page) (api.
 	return out, nil
 }
 
-func (j jobs) GetJob(ctx context.Context, ns lode.Namespace, id string, wait time.Duration) (api.Job, error) {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if far != nil {
-		return far.GetJob(ctx, id, wait)
-	}
+func (j jobs) GetJob(ctx context.Context, ns lode.Namespace, id string, wait time.Duration) (out api.Job, err error) {
+	err = j.coordinate(ctx, ns, true, func(own *job.Jobs) (err error) { out, err = j.get(ctx, own, ns, id, wait); return err },
+		func(far *api.Client) (err error) { out, err = far.GetJob(ctx, id, wait); return err })
+	return out, err
+}
+
+func (j jobs) get(ctx context.Context, own *job.Jobs, ns lode.Namespace, id string, wait time.Duration) (api.Job, error) {
 	if wait > 0 {
 		wctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
@@ -422,41 +442,30 @@ func (j jobs) GetJob(ctx context.Context, ns lode.Namespace, id string, wait tim
 }
 
 func (j jobs) WatchJob(ctx context.Context, ns lode.Namespace, id string, see func(api.Job) error) error {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
+	return j.coordinate(ctx, ns, true, func(own *job.Jobs) error {
+		return own.Watch(ctx, ns, id, func(v job.Job) error { return see(j.wire(v)) })
+	}, func(far *api.Client) error { return far.WatchJob(ctx, id, see) })
+}
+
+func (j jobs) CancelJob(ctx context.Context, ns lode.Namespace, id string) (out api.Job, err error) {
+	err = j.coordinate(ctx, ns, true, func(own *job.Jobs) error {
+		v, err := own.Cancel(ctx, ns, id)
+		out = j.wire(v)
 		return err
-	}
-	if far != nil {
-		return far.WatchJob(ctx, id, see)
-	}
-	return own.Watch(ctx, ns, id, func(v job.Job) error { return see(j.wire(v)) })
+	}, func(far *api.Client) (err error) { out, err = far.CancelJob(ctx, id); return err })
+	return out, err
 }
 
-func (j jobs) CancelJob(ctx context.Context, ns lode.Namespace, id string) (api.Job, error) {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if far != nil {
-		return far.CancelJob(ctx, id)
-	}
-	v, err := own.Cancel(ctx, ns, id)
-	return j.wire(v), err
-}
-
-func (j jobs) JobResult(ctx context.Context, ns lode.Namespace, id string) (api.Content, error) {
-	own, far, err := j.coordinator(ctx, ns)
-	if err != nil {
-		return api.Content{}, err
-	}
-	if far != nil {
-		return far.JobResult(ctx, id)
-	}
-	b, r, err := own.Body(ctx, ns, id)
-	if err != nil {
-		return api.Content{}, err
-	}
-	return api.Content{Type: r.ContentType, Size: r.Size, Body: io.NopCloser(bytes.NewReader(b))}, nil
+func (j jobs) JobResult(ctx context.Context, ns lode.Namespace, id string) (out api.Content, err error) {
+	err = j.coordinate(ctx, ns, true, func(own *job.Jobs) error {
+		b, r, err := own.Body(ctx, ns, id)
+		if err != nil {
+			return err
+		}
+		out = api.Content{Type: r.ContentType, Size: r.Size, Body: io.NopCloser(bytes.NewReader(b))}
+		return nil
+	}, func(far *api.Client) (err error) { out, err = far.JobResult(ctx, id); return err })
+	return out, err
 }
 
 func (c cluster) explainJob(ctx context.Context, ns lode.Namespace, id string) (api.Explanation, error) {
