@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,11 +47,13 @@ func blobs(t *testing.T, c *storetest.Cluster, n int) map[lode.Digest][]byte {
 // A lost node's copies are made again once it is gone; when it comes back,
 // what is more than wanted goes, after the grace.
 func TestNodeLostAndBack(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{3, 5, 9} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c := storetest.NewCluster(t, nodes, nil)
-				all := blobs(t, c, 30)
+				all := blobs(t, c, 20)
 				lost := c.Nodes()[1]
 				held := 0
 				for d := range all {
@@ -93,6 +96,7 @@ func TestNodeLostAndBack(t *testing.T) {
 
 // A node that lost its disk gets back what belongs there.
 func TestDiskLost(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	all := blobs(t, c, 20)
 	n := c.Nodes()[2]
@@ -108,6 +112,7 @@ func TestDiskLost(t *testing.T) {
 
 // A blob deleted while a node was away does not come back with the node.
 func TestNoResurrection(t *testing.T) {
+	t.Parallel()
 	for name, delete := range map[string]func(t *testing.T, s *store.Store, d lode.Digest){
 		"deleted": func(t *testing.T, s *store.Store, d lode.Digest) {
 			if err := s.Delete(t.Context(), d); err != nil {
@@ -163,6 +168,7 @@ func TestNoResurrection(t *testing.T) {
 // A put made after a deletion by a node whose clock is ahead is kept, wherever
 // the deletion is known.
 func TestPutAfterADeletionOfTheFuture(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	content := storetest.Bytes(1000, 1)
 	d := storetest.Digest(content)
@@ -192,6 +198,7 @@ func TestPutAfterADeletionOfTheFuture(t *testing.T) {
 
 // A deleted blob that is open here goes when it is closed.
 func TestDeletedWhileOpen(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	content := storetest.Bytes(1000, 1)
 	d := storetest.Digest(content)
@@ -219,6 +226,7 @@ func TestDeletedWhileOpen(t *testing.T) {
 
 // Both halves of a cut cluster go on, and agree when it is whole again.
 func TestCutInHalf(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 5, nil)
 		all := blobs(t, c, 20)
@@ -251,6 +259,7 @@ func TestCutInHalf(t *testing.T) {
 
 // A node that leaves gives all away and says when it can go.
 func TestLeaving(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	all := blobs(t, c, 20)
 	n := c.Nodes()[0]
@@ -281,6 +290,7 @@ func TestLeaving(t *testing.T) {
 // Two nodes with other views of the cluster each take the blob for more than
 // wanted here, and the other for where it belongs: one of them stays.
 func TestTwoDropAtOnce(t *testing.T) {
+	t.Parallel()
 	for range 3 {
 		var c *storetest.Cluster
 		var lie sync.Map // node: what it leaves out
@@ -333,6 +343,7 @@ func TestTwoDropAtOnce(t *testing.T) {
 
 // The number of copies can change with time, both ways.
 func TestWanted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 5, nil)
 		d, _ := put(t, c.Nodes()[0], 1000, 1)
@@ -352,6 +363,7 @@ func TestWanted(t *testing.T) {
 
 // A spoilt copy where the blob belongs does not count when another is dropped.
 func TestSpoiltCopyKeepsTheSurplus(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3, nil)
 		content := storetest.Bytes(5000, 1)
@@ -379,6 +391,7 @@ func TestSpoiltCopyKeepsTheSurplus(t *testing.T) {
 
 // A directory that was a node's own becomes one of a cluster's.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	alone := open(t, store.Config{Home: openDir(t, dir)})
 	var ds []lode.Digest
@@ -406,6 +419,7 @@ func TestGrow(t *testing.T) {
 
 // Repair sends no faster than it may.
 func TestRepairRate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 2, func(cfg *store.ReplicasConfig) { cfg.RepairRate = 1 << 20 })
 		c.Nodes()[1].Kill()
@@ -424,6 +438,7 @@ func TestRepairRate(t *testing.T) {
 }
 
 func TestScrubRate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 1, nil)
 		put(t, c.Nodes()[0], 4<<20, 1)
@@ -441,6 +456,7 @@ func TestScrubRate(t *testing.T) {
 // Put, delete, read, repair and scrub at once, on all nodes: no put that was
 // not followed by a deletion is lost, and in the end all agree.
 func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, func(cfg *store.ReplicasConfig) { cfg.DropAfter = time.Nanosecond })
 	stay := blobs(t, c, 6)
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
@@ -502,8 +518,10 @@ type history struct {
 // TestHistory: an acknowledged blob can be read as long as fewer than copies
 // of the nodes were lost since the last repair; what was deleted stays deleted.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				nodes, copies := 3+int(seed%3), 2+int(seed%2)
 				h := &history{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kept: map[lode.Digest][]byte{}, dead: map[lode.Digest]bool{},
@@ -634,17 +652,19 @@ func keys(m map[lode.Digest][]byte) func(func(lode.Digest) bool) {
 
 // Tend repairs by itself: now and then, and soon after nodes changed.
 func TestTend(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3, nil)
 		all := blobs(t, c, 12)
 		ctx, cancel := context.WithCancel(t.Context())
 		var mu sync.Mutex
-		repairs, scrubs, ready := 0, 0, false
+		repairs, scrubs := 0, 0
+		var ready atomic.Bool
 		var wg sync.WaitGroup
 		n := c.Nodes()[0]
 		for _, other := range c.Nodes()[:2] {
 			wg.Go(func() {
-				other.Replicas.Tend(ctx, store.Tending{ScrubEvery: time.Hour, Ready: func(context.Context) bool { return other != n || ready },
+				other.Replicas.Tend(ctx, store.Tending{ScrubEvery: time.Hour, Ready: func(context.Context) bool { return other != n || ready.Load() },
 					Repaired: func(did store.Report, err error) {
 						mu.Lock()
 						defer mu.Unlock()
@@ -663,13 +683,18 @@ func TestTend(t *testing.T) {
 			})
 		}
 		time.Sleep(10 * time.Minute)
-		if repairs != 0 {
-			t.Errorf("%d repairs before it was ready", repairs)
+		count := func(of *int) int {
+			mu.Lock()
+			defer mu.Unlock()
+			return *of
 		}
-		ready = true
+		if got := count(&repairs); got != 0 {
+			t.Errorf("%d repairs before it was ready", got)
+		}
+		ready.Store(true)
 		time.Sleep(time.Hour)
-		if repairs < 8 || repairs > 16 {
-			t.Errorf("%d repairs in an hour", repairs)
+		if got := count(&repairs); got < 8 || got > 16 {
+			t.Errorf("%d repairs in an hour", got)
 		}
 		c.Nodes()[2].Kill()
 		gone(c.Nodes()[2])
@@ -680,8 +705,8 @@ func TestTend(t *testing.T) {
 			}
 		}
 		time.Sleep(50 * time.Minute)
-		if scrubs < 2 || scrubs > 4 {
-			t.Errorf("%d scrubs of two nodes in two hours", scrubs)
+		if got := count(&scrubs); got < 2 || got > 4 {
+			t.Errorf("%d scrubs of two nodes in two hours", got)
 		}
 		cancel()
 		wg.Wait()

@@ -20,8 +20,10 @@ import (
 )
 
 func TestReplicasConform(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{1, 3, 5} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
 			storetest.Home(t, func(t *testing.T) store.Home { return storetest.NewCluster(t, n, nil).Nodes()[0].Replicas })
 			storetest.Store(t, func(t *testing.T) *store.Store { return storetest.NewCluster(t, n, nil).Nodes()[0].Store })
 		})
@@ -78,6 +80,7 @@ func belongs(t *testing.T, c *storetest.Cluster, d lode.Digest, copies int) {
 }
 
 func TestPutWhereItBelongs(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 5, nil)
 	for i := range 20 {
 		n := c.Nodes()[i%5]
@@ -100,6 +103,7 @@ func TestPutWhereItBelongs(t *testing.T) {
 // A blob that is on every node where it belongs moves no bytes when it is put
 // again, and gets young.
 func TestPutAgainMovesNothing(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	content := storetest.Bytes(100_000, 1)
 	d := storetest.Digest(content)
@@ -131,6 +135,7 @@ func TestPutAgainMovesNothing(t *testing.T) {
 }
 
 func TestZones(t *testing.T) {
+	t.Parallel()
 	var nodes []store.NodeState
 	for i := range 6 {
 		nodes = append(nodes, store.NodeState{Node: lode.NodeID(fmt.Sprint("n", i)), Zone: "ab"[i%2 : i%2+1]})
@@ -149,6 +154,7 @@ func TestZones(t *testing.T) {
 
 // A node that breaks in the middle of a put is replaced by the next in order.
 func TestNodeBreaksInPut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 4, nil)
 		content := storetest.Bytes(300_000, 1)
@@ -172,6 +178,7 @@ func TestNodeBreaksInPut(t *testing.T) {
 
 // A put of two nodes, of which one dies unseen, waits until that is seen.
 func TestPutWaitsForTheView(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 2, nil)
 		a, b := c.Nodes()[0], c.Nodes()[1]
@@ -198,6 +205,7 @@ func TestPutWaitsForTheView(t *testing.T) {
 }
 
 func TestFullNodes(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 4, nil)
 	content := storetest.Bytes(1000, 1)
 	d := storetest.Digest(content)
@@ -229,6 +237,7 @@ func TestFullNodes(t *testing.T) {
 
 // A blob in nobody's reach is not missing: it can be read when they are back.
 func TestUnreachableIsNotMissing(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 4, nil)
 	content := storetest.Bytes(1000, 1)
 	d := storetest.Digest(content)
@@ -250,6 +259,7 @@ func TestUnreachableIsNotMissing(t *testing.T) {
 }
 
 func TestHedge(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3, nil)
 		content := storetest.Bytes(300_000, 1)
@@ -272,6 +282,7 @@ func TestHedge(t *testing.T) {
 
 // Both copies' nodes hang: the read ends with an error, in time.
 func TestEverySourceHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3, nil)
 		content := storetest.Bytes(300_000, 1)
@@ -295,6 +306,7 @@ func TestEverySourceHangs(t *testing.T) {
 // Each kind of spoilt replica is found whoever meets it, never handed out, and
 // made again.
 func TestSpoiltReplica(t *testing.T) {
+	t.Parallel()
 	for name, meet := range map[string]func(t *testing.T, o []*storetest.Node, d lode.Digest, content []byte){
 		"read by another node": func(t *testing.T, o []*storetest.Node, d lode.Digest, content []byte) {
 			reads(t, o[2], d, content)
@@ -325,6 +337,7 @@ func TestSpoiltReplica(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, cut := range []bool{false, true} {
 				c := storetest.NewCluster(t, 3, nil)
 				content := storetest.Bytes(200_000, 1)
@@ -359,6 +372,7 @@ func eventually(done func() bool) bool {
 
 // With no good copy left the damage is said, every time, and a put repairs it.
 func TestLastCopySpoilt(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{1, 3} {
 		c := storetest.NewCluster(t, nodes, func(cfg *store.ReplicasConfig) { cfg.Copies = 1 })
 		content := storetest.Bytes(1000, 1)
@@ -380,6 +394,7 @@ func TestLastCopySpoilt(t *testing.T) {
 }
 
 func TestListNamesTheSilent(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	var want []lode.Digest
 	for i := range 10 {
@@ -411,6 +426,7 @@ func TestListNamesTheSilent(t *testing.T) {
 // Deleting while others put: what was put last stays, whichever node heard of
 // what first.
 func TestCollectAndPutAtOnce(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 3, nil)
 	content := storetest.Bytes(5000, 1)
 	d := storetest.Digest(content)
@@ -435,6 +451,7 @@ func TestCollectAndPutAtOnce(t *testing.T) {
 }
 
 func TestWarmAndLocal(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 5, nil)
 	var ds []lode.Digest
 	for i := range 10 {
@@ -474,6 +491,7 @@ func TestWarmAndLocal(t *testing.T) {
 
 // A blob of this node's own is used in place: no copy in the cache.
 func TestOwnInPlace(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 1, nil)
 	n := c.Nodes()[0]
 	d, _ := put(t, n, 1000, 1)
@@ -507,6 +525,7 @@ func (b *bucket) Get(ctx context.Context, d lode.Digest) (io.ReadCloser, error) 
 
 // Peers before the durable home.
 func TestPeersBeforeTheBucket(t *testing.T) {
+	t.Parallel()
 	home := &bucket{Mem: new(store.Mem)}
 	names := []lode.NodeID{"a", "b", "c"}
 	stores := map[lode.NodeID]*store.Store{}
@@ -563,6 +582,7 @@ func TestPeersBeforeTheBucket(t *testing.T) {
 
 // A node that is known to have no room is asked last, by puts and by repair.
 func TestFree(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 4, nil)
 	content := storetest.Bytes(1000, 1)
 	d := storetest.Digest(content)
@@ -585,6 +605,7 @@ func TestFree(t *testing.T) {
 // A node that takes a connection and then nothing: a put goes elsewhere, in
 // time, and a question is answered by others at once.
 func TestNodeHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 4, nil)
 		content := storetest.Bytes(300_000, 1)
@@ -622,6 +643,7 @@ func TestNodeHangs(t *testing.T) {
 
 // What a mapping found to be bad is looked at again at the next opening.
 func TestViewDoubts(t *testing.T) {
+	t.Parallel()
 	c := storetest.NewCluster(t, 2, nil)
 	n := c.Nodes()[0]
 	d, content := put(t, n, 1<<20, 1)
