@@ -261,6 +261,8 @@ func (a *attempt) ranAt(node lode.NodeID, f *forward) {
 func (j *journey) saidNo(c *placement.Candidate, f *forward) (done bool, err error) {
 	why := "its line is full"
 	switch f.reply.why {
+	case refusedFull:
+		j.full = true
 	case refusedDraining:
 		why = "it drains"
 	case refusedUnknown:

@@ -147,6 +147,7 @@ type journey struct {
 	choice   placement.Choice
 	down     []lode.NodeID // that did not take it in this round
 	refusals int           // in this round
+	full     bool          // one of them by a node that will have room
 	attempt  int
 	losses   int // nodes that were lost with it
 	rounds   int // times that it was parked
@@ -271,20 +272,22 @@ func (sp *spread) peerNode(v *NodeView, hash uint64, now float64) placement.Node
 }
 
 // here reports whether the attempt is to run on this node, which was chosen. A
-// line that is too long is as good as a refusal.
+// line that is too long is as good as a refusal, and so is that it drains
+// while another node is only full.
 func (j *journey) here(c *placement.Candidate) (bool, error) {
 	s := j.sp.s
-	if s.draining.Load() && j.a.depth == 0 && !j.a.w.patient {
-		if len(j.table.Nodes) == 1 {
-			return false, draining()
-		}
-		j.refused(c, 0, "it stops")
+	stops := s.draining.Load() && j.a.depth == 0 && !j.a.w.patient
+	wait := c.Cost.Queue
+	switch {
+	case stops && len(j.table.Nodes) == 1:
+		return false, draining()
+	case stops, s.leaving() && j.full:
+		j.refused(c, 0, "it drains")
 		return false, nil
-	}
-	if wait := c.Cost.Queue; placement.Admit(wait, c.Node.Mean, wait, 0) {
+	case placement.Admit(wait, c.Node.Mean, wait, 0):
 		return true, nil
 	}
-	j.refused(c, c.Cost.Queue, "its line is full")
+	j.refused(c, wait, "its line is full")
 	return false, nil
 }
 
@@ -310,72 +313,6 @@ func (j *journey) refused(c *placement.Candidate, wait float64, why string) {
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
-// bringCode counts the hop that c costs, and when the hops of a while have
-// cost more than having the code here would, has it brought. here: this very
-// invocation brings it.
-func (j *journey) bringCode(c *placement.Candidate) (here bool) {
-	s := j.sp.s
-	own := &j.table.Nodes[j.table.Own]
-	if own.State != placement.Ready || own.Code >= placement.Loaded || own.Queue > 0 {
-		return false
-	}
-	cost := own.Code.Time(j.work.Size, c.Node.Bandwidth)
-	j.sp.mu.Lock()
-	due := j.used.regret.Add(c.Cost.Hop, j.sp.now(), cost)
-	j.sp.mu.Unlock()
-	if !due {
-		return false
-	}
-	runner, err := s.cfg.Pools.Pool(j.used.rev)
-	if err != nil {
-		return false
-	}
-	w, ok := runner.(warmer)
-	if !ok {
-		j.sp.stats.brought.Add(1)
-		return true
-	}
-	j.sp.warm(j.used, w)
-	return false
-}
-
-// warmer is an optional ability of a Runner: to load its code and make n
-// sandboxes ready.
-type warmer interface {
-	Warm(ctx context.Context, n int) error
-}
-
-// close lets nothing more begin in the background.
-func (sp *spread) close() {
-	sp.mu.Lock()
-	sp.over = true
-	sp.mu.Unlock()
-}
-
-// warm brings code in the background, once at a time.
-func (sp *spread) warm(u *used, w warmer) {
-	if !u.warming.CompareAndSwap(false, true) {
-		return
-	}
-	s := sp.s
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if sp.over {
-		return
-	}
-	sp.stats.brought.Add(1)
-	s.work.Go(func() {
-		defer u.warming.Store(false)
-		if err := w.Warm(s.base, 1); err != nil {
-			if s.base.Err() == nil {
-				s.cfg.Logger.Warn("bring the code of a function that is called here", "revision", u.rev.ID(), "err", err)
-			}
-			return
-		}
-		u.ran.Store(s.used.now())
-	})
-}
 
 // ask asks the two best for their true wait, and decides on the answers.
 func (j *journey) ask(ctx context.Context) {

@@ -13,8 +13,9 @@ import (
 // elsewhere are peers of which b has everything and answers everything at
 // once.
 type elsewhere struct {
-	load  *NodeLoad
-	calls atomic.Int64
+	load   *NodeLoad
+	calls  atomic.Int64
+	refuse atomic.Int64 // so many of them are refused
 }
 
 func (*elsewhere) Self() lode.NodeID { return "a" }
@@ -24,7 +25,9 @@ func (p *elsewhere) Nodes() []NodeView {
 }
 
 func (p *elsewhere) Call(_ context.Context, _ lode.NodeID, _ *link.Request, a link.Answer) error {
-	p.calls.Add(1)
+	if p.calls.Add(1) <= p.refuse.Load() {
+		return a.Head([]byte{wireVersion, wireRefused, refusedFull, 5})
+	}
 	head, _ := splitHead(append(appendUsage([]byte{wireVersion, wireWhole, 200, 1}, &lode.Usage{Wall: 1}), 0), 2)
 	if err := a.Head(head); err != nil {
 		return err
@@ -104,6 +107,24 @@ func TestCodeIsBroughtBehind(t *testing.T) {
 	}
 	if l, err := ParseLoad(s.LoadReport()); err != nil || len(l.revs) != 1 || l.revs[0].code != placement.Warm {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// A node that drains does not take work because the others are full.
+func TestDrainingNodeWaitsForTheOthers(t *testing.T) {
+	w := newWorld()
+	p := &elsewhere{load: &NodeLoad{Load: placement.Load{Epoch: 1, Slots: 4, Mean: 1e-4}}}
+	p.refuse.Store(4)
+	s := w.service(t, Config{Peers: p})
+	w.deploy("f", lode.Function{}, echo)
+	s.SetDraining(true)
+	ans := &lode.Buffered{}
+	out, err := s.Invoke(context.Background(), request("f"), ans)
+	if err != nil || out.Node != "b" || string(ans.Msg.Body) != "from b" {
+		t.Errorf("%q on %q, %v", ans.Msg.Body, out.Node, err)
+	}
+	if st := s.SpreadStats(); st.Refused != 4 || st.Parked != 4 || st.Forwarded != 1 {
+		t.Errorf("%+v", st)
 	}
 }
 

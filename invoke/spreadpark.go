@@ -58,7 +58,7 @@ func (j *journey) park(ctx context.Context) error {
 		sp.unpark(to, p)
 		return err
 	}
-	j.refusals, j.down = 0, j.down[:0]
+	j.refusals, j.full, j.down = 0, false, j.down[:0]
 	return nil
 }
 
