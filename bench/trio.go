@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"time"
@@ -134,14 +135,11 @@ func (s *site) kill() {
 	s.p.cmd.Wait()
 }
 
-// freePorts finds a port that is free with the two behind it.
+// freePorts finds a port that is free with the two behind it, below those that
+// the system gives to connections: a node that is started again wants the same.
 func freePorts() (int, error) {
-	for range 100 {
-		p, err := freePort()
-		if err != nil {
-			return 0, err
-		}
-		if portFree(p+1) && portFree(p+2) {
+	for range 1000 {
+		if p := 20000 + 3*rand.IntN(4000); portFree(p) && portFree(p+1) && portFree(p+2) {
 			return p, nil
 		}
 	}
