@@ -131,7 +131,13 @@ func (r *run) resume(ctx context.Context, job Job, shards int) map[place]packed 
 
 func (r *run) readGroups(ctx context.Context, job Job, shards int) map[place]packed {
 	out := map[place]packed{}
-	cp, err := r.jobs.readCheckpoint(ctx, job.Checkpoint)
+	ctx, stop := context.WithTimeout(ctx, r.jobs.cfg.Patience) // for all of it
+	defer stop()
+	var cp checkpoint
+	err := r.patient(ctx, func() (err error) {
+		cp, err = r.jobs.readCheckpoint(ctx, job.Checkpoint)
+		return err
+	})
 	if err != nil {
 		r.jobs.cfg.Log.Warn("a job's checkpoint cannot be read", "job", job.ID, "err", err)
 	}
@@ -148,7 +154,11 @@ func (r *run) readGroups(ctx context.Context, job Job, shards int) map[place]pac
 		if _, twice := out[at]; twice || !wanted[at] {
 			continue
 		}
-		body, err := r.jobs.cfg.Store.ReadAll(ctx, s.Blob, partialMax)
+		var body []byte
+		err := r.patient(ctx, func() (err error) {
+			body, err = r.jobs.cfg.Store.ReadAll(ctx, s.Blob, partialMax)
+			return err
+		})
 		if err != nil {
 			r.jobs.cfg.Log.Warn("a partial result cannot be read", "job", job.ID, "shard", s.Index<<s.Level, "err", err)
 			continue

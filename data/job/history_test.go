@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"lode"
 	"lode/data"
 	"lode/data/job"
+	"lode/store"
 )
 
 // awkward are numbers whose sum depends on the order of additions.
@@ -68,7 +70,7 @@ func (n *nodes) alone(t *testing.T) map[string]string {
 // The bits of a result do not depend on the nodes, nor on how many there are.
 func TestSameBitsOnNodes(t *testing.T) {
 	for _, members := range []int{2, 5} {
-		n := newNodes(t, members, 37, func(_ lode.NodeID, _ context.Context, task job.Task, shard []byte) ([]byte, error) {
+		n := newNodes(t, members, 27, func(_ lode.NodeID, _ context.Context, task job.Task, shard []byte) ([]byte, error) {
 			time.Sleep(rand.N(time.Millisecond))
 			return answers(task, shard)
 		})
@@ -208,7 +210,7 @@ func (n *nodes) host(self lode.NodeID, rng *rand.Rand) (*host, *job.Jobs) {
 func TestHistories(t *testing.T) {
 	var mu sync.Mutex
 	delay := map[lode.NodeID]time.Duration{}
-	n := newNodes(t, 4, 45, func(id lode.NodeID, ctx context.Context, task job.Task, shard []byte) ([]byte, error) {
+	n := newNodes(t, 4, 37, func(id lode.NodeID, ctx context.Context, task job.Task, shard []byte) ([]byte, error) {
 		mu.Lock()
 		wait := time.Millisecond + delay[id]
 		mu.Unlock()
@@ -227,7 +229,7 @@ func TestHistories(t *testing.T) {
 		want[name] = result
 	}
 	names := []string{"sum", "merge", "guest", "words", "count", "concat"}
-	for seed := range uint64(18) {
+	for seed := range uint64(12) {
 		name := names[seed%uint64(len(names))]
 		t.Run(fmt.Sprintf("%d %s", seed, name), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
@@ -308,6 +310,9 @@ func history(t *testing.T, n *nodes, rng *rand.Rand, name, want string, slow fun
 	for _, z := range zombies {
 		z.goOn()
 	}
+	h.mu.Lock()
+	h.flaky = nil // so that the test's own questions are answered
+	h.mu.Unlock()
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
 	if j, err = s.Wait(ctx, "default", j.ID); err != nil {
@@ -334,7 +339,7 @@ func history(t *testing.T, n *nodes, rng *rand.Rand, name, want string, slow fun
 func TestZombie(t *testing.T) {
 	var mu sync.Mutex
 	delivered := map[string]int{}
-	n := newNodes(t, 3, 40, func(_ lode.NodeID, _ context.Context, task job.Task, shard []byte) ([]byte, error) {
+	n := newNodes(t, 3, 24, func(_ lode.NodeID, _ context.Context, task job.Task, shard []byte) ([]byte, error) {
 		time.Sleep(2 * time.Millisecond)
 		return answers(task, shard)
 	})
@@ -428,5 +433,65 @@ func checkpointedAt(t *testing.T, regs data.Registers, id string) {
 			return
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// away is a home that is out of reach for so many questions.
+type away struct {
+	store.Home
+	mu   sync.Mutex
+	left int
+}
+
+func (a *away) Get(ctx context.Context, d lode.Digest) (io.ReadCloser, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.left--; a.left >= 0 {
+		return nil, lode.Errorf(lode.Unavailable, "nobody who has it answers")
+	}
+	return a.Home.Get(ctx, d)
+}
+
+// Who resumes a job may not reach the bytes at once: the job waits, and does
+// not lose what was done.
+func TestResumeWaitsForTheHome(t *testing.T) {
+	n := newNodes(t, 2, 24, func(_ lode.NodeID, ctx context.Context, task job.Task, shard []byte) ([]byte, error) {
+		if task.Attempt == 0 && task.Index >= 16 {
+			<-ctx.Done()
+		}
+		return answers(task, shard)
+	})
+	old, s := n.host("a", nil)
+	j, err := s.Start(t.Context(), kinds()["guest"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpointedAt(t, n.jobs, j.ID)
+	old.die()
+	s.Close()
+	far := &away{Home: n.home, left: 20}
+	st, err := store.Open(store.Config{Home: far, Cache: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, err := data.New(data.Config{Store: st, Registers: n.sets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := n.config("b")
+	cfg.Store, cfg.Datasets, cfg.Cluster = st, ds, nil
+	cfg.Runner = &funcs{mapper: func(_ context.Context, task job.Task, shard []byte) ([]byte, error) { return answers(task, shard) }, merge: n.all["b"].runner.merge}
+	s = n.open(cfg)
+	if j, err = s.Wait(t.Context(), "default", j.ID); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, j)
+	cfg.Registers = new(data.MemRegisters)
+	whole := n.open(cfg)
+	if got, want := body(t, s, j.ID), body(t, whole, finish(t, whole, kinds()["guest"]).ID); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if here := share(j, ""); here.Shards == 0 || here.Shards == j.Shards {
+		t.Errorf("what was done before is lost: %+v", j.Nodes)
 	}
 }

@@ -220,7 +220,11 @@ func (r *run) reduceAll(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.jobs.cfg.Datasets.Pinned(ctx, job.Manifest)
+	var m *lode.Manifest
+	err = r.patient(ctx, func() (err error) {
+		m, err = r.jobs.cfg.Datasets.Pinned(ctx, job.Manifest)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +288,7 @@ func (r *run) keep(ctx context.Context, job *Job, s reduce.State) (*Result, erro
 		return nil, err
 	}
 	if deliver := r.jobs.cfg.Deliver; deliver != nil {
-		if err := r.owned(ctx); err != nil {
+		if err := r.patient(ctx, func() error { return r.owned(ctx) }); err != nil {
 			return nil, err
 		}
 		if err := deliver(ctx, *job, body); err != nil {
@@ -297,6 +301,27 @@ func (r *run) keep(ctx context.Context, job *Job, s reduce.State) (*Result, erro
 		res.Digest = digestOf(body)
 		return res, nil
 	}
-	res.Digest, err = r.jobs.cfg.Store.PutBytes(ctx, body)
+	err = r.patient(ctx, func() (err error) {
+		res.Digest, err = r.jobs.cfg.Store.PutBytes(ctx, body)
+		return err
+	})
 	return res, err
+}
+
+// patient calls f until it ends otherwise than for want of other nodes, as it
+// may when some have just died, or the time for that is over.
+func (r *run) patient(ctx context.Context, f func() error) error {
+	ctx, stop := context.WithTimeout(ctx, r.jobs.cfg.Patience)
+	defer stop()
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := f()
+		if k := lode.KindOf(err); k != lode.Unavailable && k != lode.Overloaded {
+			return err
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
