@@ -85,8 +85,18 @@ func (c *conn) run() {
 	for _, in := range incoming {
 		in.ctx.cancel()
 	}
+	c.p.ended(c, err) // before the wait, so that the peer is dialled at once
 	wg.Wait()
-	c.p.ended(c, err)
+}
+
+// dead reports that die was called; the reader may still tidy up.
+func (c *conn) dead() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // die ends the connection, once; c.mu is held. Everybody who waits on it wakes

@@ -166,7 +166,7 @@ func (l *Link) Wait(ctx context.Context, node lode.NodeID) error {
 		p := l.peerLocked(node)
 		l.mu.Unlock()
 		changed, c, why := p.state()
-		if c != nil {
+		if c != nil && !c.dead() {
 			return nil
 		}
 		select {

@@ -97,8 +97,9 @@ func TestLossLaw(t *testing.T) {
 // calls and writes in flight; when it heals, so does the link.
 func TestSilence(t *testing.T) {
 	transports(t, func(t *testing.T, w *town) {
-		ended := make(chan error, 16)
+		ended, started := make(chan error, 16), make(chan bool, 16)
 		h := map[string]Handler{"echo": echo, "hang": func(ctx context.Context, in *Incoming) error {
+			started <- true
 			<-ctx.Done()
 			ended <- ctx.Err()
 			return ctx.Err()
@@ -117,12 +118,8 @@ func TestSilence(t *testing.T) {
 		results := make(chan error, 3)
 		go func() { results <- a.Call(t.Context(), "b", &Request{Method: "hang"}, nil) }()
 		go func() { results <- a.Call(t.Context(), "b", &Request{Method: "hang", Stream: endless{}}, nil) }()
-		for range 1000 {
-			if a.Peers()[0].BytesOut > baseWindow {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
+		<-started
+		<-started
 		p.stalled.Store(true)
 		for range 2 {
 			if err := <-results; !errors.Is(err, ErrLost) {
@@ -209,11 +206,12 @@ func TestStuckWrite(t *testing.T) {
 // lose each other once more meanwhile.
 func heals(t *testing.T, l *Link, to lode.NodeID) {
 	t.Helper()
-	for range 20 {
+	for range 1000 {
 		waitUp(t, l, to)
 		if l.Call(t.Context(), to, &Request{Method: "echo"}, nil) == nil {
 			return
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	t.Errorf("node %s does not answer again", to)
 }

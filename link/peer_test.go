@@ -341,7 +341,7 @@ func TestBounds(t *testing.T) {
 	}}})
 	a := w.add("a", Config{})
 	connect(t, a, b)
-	const calls, body = 2300, 60_000 // 138 MB of bodies and 150 MB of windows
+	const calls, body = 2200, 60_000 // 132 MB of bodies and 144 MB of windows
 	var refusals, good atomic.Int64
 	var wg sync.WaitGroup
 	for range calls {
