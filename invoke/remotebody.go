@@ -150,3 +150,40 @@ func (v *replayView) Close() error {
 }
 
 var _ io.ReadCloser = (*replayView)(nil)
+
+// arrivalBody is the streamed body of an invocation from another node. The
+// link's reader waits for the caller whatever happens here; this one can be
+// closed, so that a guest that has answered does not wait for what its caller
+// may send yet. Its goroutine reads ahead by one chunk; it ends with the body,
+// or soon after the link's handler has returned.
+type arrivalBody struct {
+	s    *Service
+	src  io.Reader
+	once sync.Once
+	r    *io.PipeReader
+	w    *io.PipeWriter
+}
+
+func newArrivalBody(s *Service, src io.Reader) *arrivalBody {
+	b := &arrivalBody{s: s, src: src}
+	b.r, b.w = io.Pipe()
+	return b
+}
+
+// Read gives what has arrived, or waits.
+func (b *arrivalBody) Read(p []byte) (int, error) {
+	b.once.Do(func() {
+		b.s.under.Add(1) // Drain waits for it, as for the invocation itself
+		go func() {
+			defer b.s.end()
+			_, err := io.Copy(b.w, b.src)
+			b.w.CloseWithError(err)
+		}()
+	})
+	return b.r.Read(p)
+}
+
+// Close makes a Read that waits return, and all later ones.
+func (b *arrivalBody) Close() error { return b.r.Close() }
+
+var _ io.ReadCloser = (*arrivalBody)(nil)

@@ -158,8 +158,10 @@ var (
 func (s *Service) serve(ctx context.Context, in *link.Incoming, o *wireOrder, rev *lode.Revision, body []byte) error {
 	req := &o.req
 	req.Namespace, req.Function, req.Alias = o.ns, o.function, strconv.Itoa(o.rev)
-	if req.Body = body; o.streamed {
-		req.Stream = in.Stream
+	if req.Body = body; o.streamed && in.Stream != nil {
+		b := newArrivalBody(s, in.Stream)
+		defer b.Close()
+		req.Stream = b
 	}
 	req.Attempt, req.Depth = o.attempt, o.depth
 	req.Trace = o.trace.Traceparent()

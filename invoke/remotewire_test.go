@@ -247,3 +247,35 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A guest that answers while its caller has yet to send is not held up.
+func TestEarlyAnswerToStream(t *testing.T) {
+	f := newFleet(t, Config{}, "a", "b")
+	a := f.nodes["a"]
+	f.deploy("early", lode.Function{}, func(*tnode) code {
+		return func(g *guest) error {
+			b := make([]byte, 3)
+			if _, err := io.ReadFull(g.inv.Stream, b); err != nil {
+				return err
+			}
+			read := make(chan struct{})
+			go func() { // as an engine reads ahead
+				g.inv.Stream.Read(make([]byte, 1))
+				close(read)
+			}()
+			err := g.answer(200, "enough: "+string(b))
+			g.inv.Stream.(io.Closer).Close()
+			<-read
+			return err
+		}
+	})
+	a.s.SetDraining(true)
+	src := newSource()
+	req, ans := request("early"), newTaker()
+	req.Stream = src
+	go src.w.Write([]byte("abc"))
+	out, err := a.s.Invoke(context.Background(), req, ans)
+	if err != nil || out.Node != "b" || string(ans.Msg.Body) != "enough: abc" {
+		t.Errorf("%q on %q, %v", ans.Msg.Body, out.Node, err)
+	}
+}

@@ -41,28 +41,24 @@ type warmer interface {
 	Warm(ctx context.Context, n int) error
 }
 
-// close lets nothing more begin in the background.
-func (sp *spread) close() {
-	sp.mu.Lock()
-	sp.over = true
-	sp.mu.Unlock()
-}
-
 // warm brings code in the background, once at a time.
 func (sp *spread) warm(u *used, w warmer) {
 	if !u.warming.CompareAndSwap(false, true) {
 		return
 	}
 	s := sp.s
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if sp.over || s.codeHere(u, s.used.now()) >= placement.Loaded { // it came meanwhile
+	if s.codeHere(u, s.used.now()) >= placement.Loaded { // it came meanwhile
 		u.warming.Store(false)
 		return
 	}
-	sp.stats.brought.Add(1)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.over {
+		return
+	}
 	s.work.Go(func() {
 		defer u.warming.Store(false)
+		sp.stats.brought.Add(1)
 		if err := w.Warm(s.base, 1); err != nil {
 			if s.base.Err() == nil {
 				s.cfg.Logger.Warn("bring the code of a function that is called here", "revision", u.rev.ID(), "err", err)
@@ -71,4 +67,11 @@ func (sp *spread) warm(u *used, w warmer) {
 		}
 		u.ran.Store(s.used.now())
 	})
+}
+
+// close lets nothing more begin in the background.
+func (sp *spread) close() {
+	sp.mu.Lock()
+	sp.over = true
+	sp.mu.Unlock()
 }
