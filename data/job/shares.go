@@ -7,11 +7,13 @@ import (
 	"lode"
 )
 
-// sharesOf lists what nodes did, by name.
+// sharesOf lists what nodes did, by name, without those that did nothing.
 func sharesOf(m map[lode.NodeID]*NodeShare) []NodeShare {
 	var out []NodeShare
 	for _, n := range slices.Sorted(maps.Keys(m)) {
-		out = append(out, *m[n])
+		if *m[n] != (NodeShare{Node: n}) {
+			out = append(out, *m[n])
+		}
 	}
 	return out
 }
