@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -117,6 +118,9 @@ type Bus struct {
 	wonder chan struct{} // one token: the layout may have changed
 	copies int           // with Remote: of everything
 
+	probing  atomic.Bool
+	timeouts atomic.Int64 // since the last answer
+
 	busy      sync.Mutex // a Move is under way here
 	switching sync.Mutex // held while the layout or the instances change
 
@@ -210,6 +214,16 @@ func (b *Bus) firstLayout() (Layout, error) {
 	return l, writeLayout(b.cfg.Dir, l)
 }
 
+// open reports an error when the bus was closed.
+func (b *Bus) open() error {
+	select {
+	case <-b.closed:
+		return errClosed()
+	default:
+		return nil
+	}
+}
+
 // Layout says who keeps the bus, as far as this node knows.
 func (b *Bus) Layout() Layout {
 	b.mu.Lock()
@@ -273,10 +287,12 @@ func (b *Bus) Close() error {
 		if b.plug != nil {
 			b.plug.close()
 		}
+		b.switching.Lock()
 		b.mu.Lock()
 		instances := b.instances
 		b.instances = make(map[uint64]*instance)
 		b.mu.Unlock()
+		b.switching.Unlock()
 		for _, i := range instances {
 			i.stop()
 		}

@@ -37,6 +37,7 @@ func wantKind(t testing.TB, err error, k lode.Kind) {
 }
 
 func TestTable(t *testing.T) {
+	t.Parallel()
 	dir, ctx := t.TempDir(), context.Background()
 	b := open(t, dir)
 	tab := must(b.Table(ctx, "things"))(t)
@@ -73,6 +74,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestManyKeysAfterRestart(t *testing.T) {
+	t.Parallel()
 	dir, ctx := t.TempDir(), context.Background()
 	b := open(t, dir)
 	tab := must(b.Table(ctx, "many"))(t)

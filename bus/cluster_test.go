@@ -30,6 +30,8 @@ type world struct {
 	key *ecdsa.PrivateKey
 	log *slog.Logger
 
+	reserve int64 // of the nodes' disks
+
 	mu    sync.Mutex
 	nodes map[lode.NodeID]*Bus
 	addrs map[lode.NodeID]string
@@ -106,7 +108,7 @@ func (w *world) reach(from, to lode.NodeID) (*Bus, error) {
 
 func (w *world) config(n lode.NodeID, join *Layout) Config {
 	m := w.member(n)
-	return Config{Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
+	return Config{Reserve: w.reserve, Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
 		Listen: m.Route,
 		Server: func() *tls.Config { return w.tls(n) },
 		Client: func() *tls.Config {
@@ -270,6 +272,7 @@ func (w *world) isolate(n lode.NodeID, off bool) {
 // everywhere runs a test on a node alone, on a client of another node, and on
 // a member of three.
 func everywhere(t *testing.T, test func(t *testing.T, b *Bus)) {
+	t.Parallel()
 	t.Run("one", func(t *testing.T) { test(t, open(t, t.TempDir())) })
 	t.Run("client", func(t *testing.T) {
 		t.Parallel()

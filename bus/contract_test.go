@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,8 +27,7 @@ type contract struct {
 
 // newContract has a stream with the subjects c.own, c.lease and c.other.
 func newContract(t *testing.T, b *Bus) *contract {
-	streams++
-	prefix := fmt.Sprintf("C%d", streams)
+	prefix := fmt.Sprintf("C%d", streams.Add(1))
 	st := must(b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: prefix, Subjects: []string{"c.>"}, Storage: jetstream.FileStorage,
 		Discard: jetstream.DiscardNew, DenyDelete: true, Duplicates: 2 * time.Minute, Replicas: b.replicas()}))(t)
 	t.Cleanup(func() { b.js.DeleteStream(context.Background(), prefix) })
@@ -35,7 +35,7 @@ func newContract(t *testing.T, b *Bus) *contract {
 }
 
 // streams counts them: each has a name of its own.
-var streams int
+var streams atomic.Int64
 
 // blind wants a refusal that does not say what the last sequence is.
 func (c *contract) blind(f jetstream.PubAckFuture, code jetstream.ErrorCode) {
@@ -125,6 +125,7 @@ func (c *contract) last() uint64 {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	t.Run("one", func(t *testing.T) { testContract(t, open(t, t.TempDir())) })
 	t.Run("three", func(t *testing.T) {
 		t.Parallel()

@@ -3,6 +3,7 @@ package bus
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -27,6 +28,8 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "4") // they wait for elections and disks more than they compute
 	goleak.VerifyTestMain(m)
 }
 
@@ -102,6 +105,7 @@ func writeForEver(dir, round string) error {
 // TestKill kills a writing process again and again: nothing that it was told
 // is stored may be missing, and nothing that ended may come back.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "bus")
 	rounds := 5
 	if testing.Short() {

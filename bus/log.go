@@ -141,7 +141,7 @@ func (l *Log) append(ctx context.Context, entries [][]byte, frees bool) (uint64,
 	r := l.next
 	r.entries = entries
 	msg := r.encode()
-	if err := l.b.space.take(len(msg), frees); err != nil {
+	if err := l.b.room(len(msg), frees); err != nil {
 		return 0, err
 	}
 	l.unknown = msg

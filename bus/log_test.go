@@ -32,6 +32,7 @@ func contents(t testing.TB, l *Log) (out []string, front uint64) {
 }
 
 func TestLog(t *testing.T) {
+	t.Parallel()
 	dir, ctx := t.TempDir(), t.Context()
 	b := open(t, dir)
 	l := must(b.OpenLog(ctx, "journal"))(t)
@@ -115,6 +116,7 @@ func blocks(t testing.TB, dir, name string) []string {
 // TestDamagedLog damages the files of a log and expects an error of kind
 // Damaged, or a clean loss at the very end, and never a hole that nobody sees.
 func TestDamagedLog(t *testing.T) {
+	t.Parallel()
 	fill := func(t *testing.T) string {
 		dir := t.TempDir()
 		b := open(t, dir)

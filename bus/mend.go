@@ -41,8 +41,8 @@ func (m *mender) failed() {
 // check refuses writes while the store is broken: each of them would be waited
 // for in vain.
 func (m *mender) check() error {
-	if !m.broken.Load() {
-		return nil
+	if !m.broken.Load() || m.b.replicas() > 1 {
+		return nil // where there are other members, they go on
 	}
 	e := lode.Errorf(lode.Full, "the disk of %s is full, or failed: a write did not come through", m.b.cfg.Dir)
 	e.RetryAfter = 5 * time.Second
@@ -75,7 +75,10 @@ func (m *mender) mend() {
 func (m *mender) reopen() error {
 	i := m.b.instance(m.b.Layout().Generation)
 	if i == nil {
-		return nil // it has moved away meanwhile
+		return m.b.missing() // it has moved away meanwhile, or could not be started
+	}
+	if i.routes != nil {
+		return m.b.relaunch(i)
 	}
 	if err := i.srv.ShutdownJetStream(); err != nil {
 		return err
@@ -83,6 +86,54 @@ func (m *mender) reopen() error {
 	o := i.options
 	return i.srv.EnableJetStream(&server.JetStreamConfig{StoreDir: o.StoreDir, SyncInterval: o.SyncInterval, SyncAlways: o.SyncAlways,
 		MaxMemory: o.JetStreamMaxMemory, MaxStore: o.JetStreamMaxStore, Strict: !o.NoJetStreamStrict})
+}
+
+// missing starts a server that should be here and is not.
+func (b *Bus) missing() error {
+	b.switching.Lock()
+	defer b.switching.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
+	l := b.Layout()
+	if !l.Has(b.cfg.Node) || !formed(b.cfg.Dir, l) || b.instance(l.Generation) != nil {
+		return nil
+	}
+	i, err := b.launch(b.ctx, l)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.instances[l.Generation] = i
+	b.mu.Unlock()
+	b.nc.ForceReconnect()
+	return nil
+}
+
+// relaunch starts the server of a member again: the others bring it up to
+// date.
+func (b *Bus) relaunch(i *instance) error {
+	b.switching.Lock()
+	defer b.switching.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
+	if b.instance(i.layout.Generation) != i {
+		return nil // it has moved away meanwhile
+	}
+	b.mu.Lock()
+	delete(b.instances, i.layout.Generation)
+	b.mu.Unlock()
+	i.stop()
+	next, err := b.launch(b.ctx, i.layout)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.instances[i.layout.Generation] = next
+	b.mu.Unlock()
+	b.nc.ForceReconnect()
+	return nil
 }
 
 // close ends the mending; the bus is marked as closed before.

@@ -21,6 +21,7 @@ import (
 // acknowledged stays, writes are refused as Full, and all goes on when there
 // is room, without a restart.
 func TestMend(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root may mount a small disk")
 	}
@@ -156,4 +157,49 @@ func fill(t *testing.T, path string) {
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
+}
+
+// TestMemberDiskFull fills the disk of one member of three: the others go on,
+// and it follows when there is room again.
+func TestMemberDiskFull(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount a small disk")
+	}
+	ctx := t.Context()
+	w := newWorld(t)
+	w.reserve = 1
+	disk := filepath.Join(w.dir, "c")
+	if err := os.MkdirAll(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("no small disk: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(disk, syscall.MNT_DETACH) })
+	a := w.up("a", nil)
+	l := a.Layout()
+	w.up("b", &l)
+	w.up("c", &l)
+	if err := a.Move(ctx, w.members("a", "b", "c")); err != nil {
+		t.Fatal(err)
+	}
+	table := must(a.Table(ctx, "things"))(t)
+	must(table.Put(ctx, "early", nil))(t)
+	ballast := filepath.Join(disk, "ballast")
+	fill(t, ballast)
+	for i := range 30 {
+		key := fmt.Sprint("full", i)
+		eventually(t, "a write comes through", func() bool { _, err := table.Put(ctx, key, make([]byte, 20_000)); return err == nil })
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all members follow", func() bool {
+		if _, err := table.Put(ctx, "late", nil); err != nil || a.Health().Survives != 1 {
+			return false
+		}
+		mine, its := w.nodes["a"].instance(2).holds(), w.nodes["c"].instance(2).holds()
+		return mine["KV_things"] == its["KV_things"]
+	})
 }

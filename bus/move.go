@@ -395,10 +395,22 @@ func (m *mover) behind(ctx context.Context, nodes []lode.NodeID) (late []*jetstr
 	return late
 }
 
-func (m *mover) copyOne(ctx context.Context, i *jetstream.StreamInfo) error {
+// copyOne copies a stream, again if a server did not answer in time.
+func (m *mover) copyOne(ctx context.Context, i *jetstream.StreamInfo) (err error) {
 	cfg := i.Config
 	cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
-	if err := copyStream(ctx, m.old, m.next, cfg); err != nil {
+	for range 3 {
+		tctx, cancel := context.WithTimeout(ctx, tryWait+time.Duration(i.State.Bytes/(10<<20))*time.Second)
+		err = copyStream(tctx, m.old, m.next, cfg)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		dctx, cancel := context.WithTimeout(ctx, tryWait)
+		m.next.js.DeleteStream(dctx, cfg.Name) // what there is of it; the next attempt tells
+		cancel()
+	}
+	if err != nil {
 		return lode.Errorf(lode.Unavailable, "copy %s: %w", cfg.Name, err)
 	}
 	return nil

@@ -80,7 +80,6 @@ func (l *load) end(t testing.TB) {
 // TestGrow goes from one to three to five and back under load, with 10,000
 // items in a queue, a watch, a log and a lease.
 func TestGrow(t *testing.T) {
-	t.Parallel()
 	ctx := t.Context()
 	w := newWorld(t)
 	a := w.up("a", nil)

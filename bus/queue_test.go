@@ -190,6 +190,7 @@ func TestQueueLimits(t *testing.T) {
 // TestQueueCleaning puts and ends far more than the slack and expects the log
 // to stay small and what is left to be whole, also after a restart.
 func TestQueueCleaning(t *testing.T) {
+	t.Parallel()
 	dir, ctx := t.TempDir(), t.Context()
 	b := open(t, dir)
 	s := openQueues(t, b, QueuesConfig{Slack: 256 << 10, Memory: 64 << 10})

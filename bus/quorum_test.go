@@ -29,7 +29,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // TestTimers: the server elects in the times that are set for it.
 func TestTimers(t *testing.T) {
-	if minElectionTimeout != 600*time.Millisecond || maxElectionTimeout != 1200*time.Millisecond || hbInterval != 150*time.Millisecond {
+	if minElectionTimeout != 600*time.Millisecond || maxElectionTimeout != 1200*time.Millisecond || hbInterval != 150*time.Millisecond ||
+		streamCatchupStartInterval != 600*time.Millisecond {
 		t.Fatal(minElectionTimeout, maxElectionTimeout, hbInterval)
 	}
 }

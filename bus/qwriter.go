@@ -127,7 +127,7 @@ func (s *Queues) fail(err error) {
 
 // writeBatch makes one write of what is pending; false if there is nothing.
 func (s *Queues) writeBatch() bool {
-	full := s.log.b.space.take(0, false)
+	full := s.log.b.room(0, false)
 	s.mu.Lock()
 	b := s.plan(full)
 	s.mu.Unlock()

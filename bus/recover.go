@@ -128,6 +128,9 @@ func (b *Bus) undo(ctx context.Context, rec moveRecord, rev uint64) error {
 func (b *Bus) adopt(l Layout) error {
 	b.switching.Lock()
 	defer b.switching.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
 	cur := b.Layout()
 	if l.Generation <= cur.Generation {
 		return nil
@@ -270,6 +273,9 @@ func (b *Bus) takePart(ctx context.Context, q question) error {
 func (b *Bus) prepare(ctx context.Context, l Layout) error {
 	b.switching.Lock()
 	defer b.switching.Unlock()
+	if err := b.open(); err != nil {
+		return err
+	}
 	cur := b.Layout()
 	if l.Generation <= cur.Generation || l.Cluster != cur.Cluster || !l.Has(b.cfg.Node) {
 		return lode.Errorf(lode.Conflict, "the bus of this node is at generation %d", cur.Generation)

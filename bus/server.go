@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -122,18 +124,23 @@ func (b *Bus) markFormed(l Layout) error {
 	return nil
 }
 
-// removeStores deletes the stores of every generation but some.
-func (b *Bus) removeStores(keep ...uint64) {
-	kept := make(map[string]bool)
-	for _, g := range keep {
-		kept[storeDir(b.cfg.Dir, g)], kept[formedFile(b.cfg.Dir, g)] = true, true
-	}
+// removeStores deletes the stores of the generations before one; a later one
+// may be in the making.
+func (b *Bus) removeStores(before uint64) {
 	all, _ := filepath.Glob(filepath.Join(b.cfg.Dir, "store*"))
 	for _, path := range all {
-		if !kept[path] {
-			if err := os.RemoveAll(path); err != nil {
-				b.cfg.Logger.Warn("bus: an old store cannot be removed", "path", path, "err", err)
+		generation := uint64(1)
+		if name := strings.TrimSuffix(filepath.Base(path), ".formed"); name != "store" {
+			var err error
+			if generation, err = strconv.ParseUint(strings.TrimPrefix(name, "store-"), 10, 64); err != nil {
+				continue
 			}
+		}
+		if generation >= before {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			b.cfg.Logger.Warn("bus: an old store cannot be removed", "path", path, "err", err)
 		}
 	}
 }

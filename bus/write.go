@@ -33,7 +33,7 @@ func (b *Bus) write(ctx context.Context, m *nats.Msg, frees, free bool) (ack *je
 		try = b.read
 	}
 	err = try(ctx, func(ctx context.Context) error {
-		if err := b.space.take(len(m.Data)+256, frees); err != nil {
+		if err := b.room(len(m.Data)+256, frees); err != nil {
 			return err
 		}
 		ack, err = b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
@@ -71,6 +71,11 @@ func (b *Bus) retry(ctx context.Context, attempt func(context.Context) error) er
 	began := b.gate.clock()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := attempt(ctx)
+		if err == nil {
+			b.timeouts.Store(0)
+		} else if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+			b.probe()
+		}
 		if !passing(err) || ctx.Err() != nil {
 			return err
 		}
@@ -99,5 +104,44 @@ func (b *Bus) read(ctx context.Context, attempt func(context.Context) error) err
 		ctx, cancel := context.WithTimeout(ctx, tryWait)
 		defer cancel()
 		return attempt(ctx)
+	})
+}
+
+// room refuses what this node's disk has no space for, if it keeps a copy.
+func (b *Bus) room(n int, frees bool) error {
+	if b.instance(b.Layout().Generation) == nil {
+		return nil
+	}
+	return b.space.take(n, frees)
+}
+
+// probe looks whether the connection still leads anywhere, when an answer did
+// not come: if not, another member is tried.
+func (b *Bus) probe() {
+	if b.plug == nil || b.probing.Swap(true) {
+		return
+	}
+	b.work.Go(func() {
+		defer b.probing.Store(false)
+		b.plug.mu.Lock()
+		at := b.plug.at
+		b.plug.mu.Unlock()
+		if at == b.cfg.Node {
+			return // in this process
+		}
+		late := b.nc.FlushTimeout(time.Second) != nil
+		if !late && b.timeouts.Add(1) < 2 {
+			return
+		}
+		// It answers, but cannot reach the others: then it is no use either.
+		b.timeouts.Store(0)
+		b.plug.mu.Lock()
+		b.plug.avoid = at
+		b.plug.mu.Unlock()
+		select {
+		case <-b.closed:
+		default:
+			b.nc.ForceReconnect()
+		}
 	})
 }
