@@ -10,8 +10,8 @@ import (
 // taken off the connection by the peer. It bounds what lies before a small
 // frame in the sockets' buffers, whatever their sizes.
 const (
-	firstBulk = 256 << 10
-	leastBulk = 192 << 10
+	firstBulk = 128 << 10
+	leastBulk = 128 << 10
 	mostBulk  = 8 << 20
 	ackEvery  = 32 << 10
 )
