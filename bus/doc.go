@@ -14,10 +14,18 @@
 // same call may be made again, Damaged for bytes that do not match their
 // checksum or a chain with a hole.
 //
-// Only this package imports NATS; its nouns appear in names.go and in the
-// bodies of this package, never in an exported name. On one node there is no
-// listener at all: connections are in process. Bulk data and hot calls do not
-// pass through it.
+// One node keeps the bus alone, or 1, 3 or 5 members keep it and every other
+// node uses it as a client, through any member ([Bus.ServeClient]). Which ones
+// is the [Layout]; [Bus.Move] changes it and keeps everything. Tables, watches,
+// logs, queues and leases go on over a move, a lost connection and the loss of
+// a minority. With a [Remote] a cluster outside keeps the bus, and no server
+// runs here.
 //
-// Lock order: Queues.mu is never held while a Log or a Table is called.
+// Only this package imports NATS; its nouns appear in names.go and in the
+// bodies of this package, never in an exported name. A node alone has no
+// listener at all: connections are in process. Members listen for each other
+// with mutual TLS. Bulk data and hot calls do not pass through it.
+//
+// Lock order: Bus.busy, Bus.switching, Bus.mu. Queues.mu is never held while a
+// Log or a Table is called, plug.mu not while another node is asked.
 package bus

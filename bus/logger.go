@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -21,18 +22,32 @@ func (l *logger) Noticef(f string, v ...any) { l.l.Debug("bus: " + fmt.Sprintf(f
 func (l *logger) Debugf(f string, v ...any)  {}
 func (l *logger) Tracef(f string, v ...any)  {}
 
-// Warnf passes a warning on. What the server says whenever it was killed and
-// reads its files anew is no news: that is what the files are for.
+// expected are reports of what goes on by itself: files that are read anew
+// after a kill, copies that are completed, members that come and go, and the
+// one address that is meant to lead nowhere (server.go).
+var expected = []string{"state outdated", "state is outdated", "Recovering stream state from index", "Metalayer blocking snapshot",
+	"Catchup for stream", "has not established contact with a meta leader", "Detected another leader with higher term",
+	"Error flushing", "127.0.0.1:1:", "system account not setup", "Error trying to connect to route"}
+
+func isExpected(text string) bool {
+	return slices.ContainsFunc(expected, func(part string) bool { return strings.Contains(text, part) })
+}
+
 func (l *logger) Warnf(f string, v ...any) {
-	if strings.Contains(f, "state outdated") || strings.Contains(f, "state is outdated") || strings.Contains(f, "Recovering stream state from index") {
-		l.Noticef(f, v...)
+	text := fmt.Sprintf(f, v...)
+	if isExpected(text) {
+		l.l.Debug("bus: " + text)
 		return
 	}
-	l.l.Warn("bus: " + fmt.Sprintf(f, v...))
+	l.l.Warn("bus: " + text)
 }
 
 func (l *logger) Errorf(f string, v ...any) {
 	text := fmt.Sprintf(f, v...)
+	if isExpected(text) {
+		l.l.Debug("bus: " + text)
+		return
+	}
 	l.l.Error("bus: " + text)
 	if writeFailed(text) {
 		l.failed()

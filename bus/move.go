@@ -446,4 +446,5 @@ func (m *mover) spread(ctx context.Context) {
 		m.b.cfg.Logger.Error("bus: the new layout cannot be taken over here", "err", err)
 	}
 	m.b.askAll(ctx, m.b.others(), question{Op: "switch", Layout: m.to}, askWait)
+	m.b.arrive(askWait)
 }

@@ -183,18 +183,20 @@ func (b *Bus) adopt(l Layout) error {
 // each would fail once and wait.
 func (b *Bus) thawWhenConnected() {
 	b.work.Go(func() {
-		for range 100 {
-			if b.nc.IsConnected() {
-				break
-			}
-			select {
-			case <-b.closed:
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
+		b.arrive(lastPause)
 		b.gate.thaw()
 	})
+}
+
+// arrive waits until there is a connection, for a while.
+func (b *Bus) arrive(wait time.Duration) {
+	for end := time.Now().Add(wait); !b.nc.IsConnected() && time.Now().Before(end); {
+		select {
+		case <-b.closed:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // leave removes old stores when everybody who answers has written to this
