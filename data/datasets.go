@@ -119,6 +119,9 @@ func (s *Datasets) Put(ctx context.Context, ns lode.Namespace, name lode.Name, o
 	if err != nil {
 		return nil, err
 	}
+	if spec.Copies > 0 {
+		ctx = store.WithCopies(ctx, spec.Copies)
+	}
 	parts, err := split(ctx, s.store, f, spec.Shard, header, files, o.Progress)
 	if err != nil {
 		return nil, err

@@ -36,15 +36,19 @@ func (n *Node) everywhere() api.Backend {
 // queues are declared queues and how full they are.
 type queues struct{ *Node }
 
-func (q queues) ListQueues(_ context.Context, ns lode.Namespace, p api.Page) (api.List[api.Queue], error) {
+func (q queues) ListQueues(ctx context.Context, ns lode.Namespace, p api.Page) (api.List[api.Queue], error) {
 	var all []api.Queue
 	for _, e := range q.catalog.List(ns, catalog.KindQueue) {
-		all = append(all, q.queue(ns, e))
+		v, err := q.queue(ctx, ns, e)
+		if err != nil {
+			return api.List[api.Queue]{}, err
+		}
+		all = append(all, v)
 	}
 	return page(all, p, func(v api.Queue) string { return string(v.Name) }), nil
 }
 
-func (q queues) GetQueue(_ context.Context, ns lode.Namespace, name lode.Name) (api.Queue, error) {
+func (q queues) GetQueue(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Queue, error) {
 	e, err := q.catalog.Get(ns, name)
 	if err != nil {
 		return api.Queue{}, err
@@ -52,12 +56,12 @@ func (q queues) GetQueue(_ context.Context, ns lode.Namespace, name lode.Name) (
 	if e.Queue == nil {
 		return api.Queue{}, lode.Errorf(lode.NotFound, "%s is a %s, not a queue", name, e.Kind)
 	}
-	return q.queue(ns, e), nil
+	return q.queue(ctx, ns, e)
 }
 
-func (q queues) queue(ns lode.Namespace, e *catalog.Entry) api.Queue {
-	s := q.invoke.QueueState(ns, e.Name)
-	return api.Queue{Name: e.Name, App: e.App, Spec: *e.Queue, Depth: int64(s.Depth), InFlight: int64(s.InFlight), Dead: int64(s.Dead), Oldest: s.Oldest, Consumers: s.Consumers}
+func (q queues) queue(ctx context.Context, ns lode.Namespace, e *catalog.Entry) (api.Queue, error) {
+	s, err := q.invoke.Queue(ctx, ns, e.Name)
+	return api.Queue{Name: e.Name, App: e.App, Spec: *e.Queue, Depth: int64(s.Depth), InFlight: int64(s.InFlight), Dead: int64(s.Dead), Oldest: s.Oldest, Consumers: s.Consumers}, err
 }
 
 // Doctor is what the node finds out about its own machine.

@@ -12,7 +12,6 @@ import (
 	"lode/data"
 	"lode/data/job"
 	"lode/invoke"
-	"lode/store"
 )
 
 // datasets is api.Datasets over data.
@@ -87,9 +86,6 @@ func (d datasets) PutDataset(ctx context.Context, ns lode.Namespace, name lode.N
 	spec := lode.Dataset{Records: o.Records, Shard: o.Shard, Copies: o.Copies}
 	if e, ok := d.catalog.Lookup(ns, name); ok {
 		spec = overlay(spec, *e.Dataset)
-	}
-	if spec.Copies > 0 {
-		ctx = store.WithCopies(ctx, spec.Copies)
 	}
 	if _, err := d.data.Put(ctx, ns, name, data.PutOptions{Append: o.Append, Spec: spec}, files); err != nil {
 		return api.Dataset{}, err

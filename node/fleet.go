@@ -321,13 +321,9 @@ func (f *fleet) changed() {
 		}
 	}
 	f.link.SetPeers(peers)
-	if r, ok := f.members.Get(f.id); ok && f.n.invoke != nil {
-		f.n.invoke.SetDraining(r.State == member.Draining || r.State == member.Drained)
-	}
 	if err := f.members.Expelled(); err != nil {
 		f.n.fail(err)
 	}
-	f.n.poke()
 }
 
 // hear takes a heartbeat.
@@ -367,7 +363,6 @@ func (f *fleet) upDown(node lode.NodeID, up bool, why error) {
 		}
 	}
 	f.mu.Unlock()
-	f.n.poke()
 }
 
 // alive reports whether a node answers.

@@ -14,6 +14,12 @@ import (
 	"lode/store"
 )
 
+// The stores of a node, as the others name them.
+const (
+	artifactStore = "artifacts"
+	shardStore    = "shards"
+)
+
 // Artifacts are needed wherever a function may run, so they are kept on one
 // node more than shards are.
 const artifactCopies = 3
@@ -21,19 +27,19 @@ const artifactCopies = 3
 // openStores opens the two stores: artifacts, whose home is always the nodes,
 // and shards, whose home is the nodes or a bucket.
 func (n *Node) openStores(ctx context.Context) (err error) {
-	if n.artifacts, err = n.openReplicas("artifacts", "blobs", artifactCopies); err != nil {
+	if n.artifacts, err = n.openReplicas(artifactStore, "blobs", artifactCopies); err != nil {
 		return err
 	}
 	if n.cfg.Bucket == nil {
-		n.shards, err = n.openReplicas("shards", "data", store.DefaultCopies)
+		n.shards, err = n.openReplicas(shardStore, "data", store.DefaultCopies)
 		return err
 	}
 	home, err := openBucket(ctx, n.cfg.Bucket)
 	if err != nil {
 		return err
 	}
-	n.shards, err = store.Open(store.Config{Home: home, Cache: n.dir.file("cache", "shards"), Log: n.cfg.Logger,
-		Peers: &store.Peers{Self: n.fleet.id, Nodes: n.fleet.states, Remote: n.remoteStore("shards")}})
+	n.shards, err = store.Open(store.Config{Home: home, Cache: n.dir.file("cache", shardStore), Log: n.cfg.Logger,
+		Peers: &store.Peers{Self: n.fleet.id, Nodes: n.fleet.states, Remote: n.remoteStore(shardStore)}})
 	if err == nil {
 		n.opened("shards", plain(n.shards.Close))
 	}
@@ -82,7 +88,7 @@ const startWait = 2 * time.Second
 // open, so that a node that starts is no failure for those who know it already.
 func (n *Node) handlers() map[string]link.Handler {
 	blobs := sync.OnceValue(func() map[string]link.Handler {
-		return replica.Serve(map[string]*store.Shelf{"artifacts": n.artifacts.Shelf(), "shards": n.shards.Shelf()})
+		return replica.Serve(map[string]*store.Shelf{artifactStore: n.artifacts.Shelf(), shardStore: n.shards.Shelf()})
 	})
 	work := sync.OnceValue(func() link.Handler { return job.ServeWork(n.executor) })
 	h := map[string]link.Handler{

@@ -121,7 +121,6 @@ type Node struct {
 	ill       illness
 	moves     sync.Mutex // one change of the bus's members at a time
 	moving    atomic.Pointer[moveText]
-	poked     chan struct{}
 	replicas  map[string]*store.Replicas // by store; none where the home is a bucket
 	executor  *job.Executor
 	telemetry *telemetry.Telemetry
@@ -162,7 +161,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), poked: make(chan struct{}, 1), replicas: map[string]*store.Replicas{}}
+	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), replicas: map[string]*store.Replicas{}}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.runner = &jobRunner{invoke: func() *invoke.Service { return n.invoke }, revs: map[lode.Name]*jobRev{}}
 	for _, step := range []func(context.Context) error{n.openDir, n.bind, n.openFleet, n.openTelemetry, n.openBus, n.openStores, n.openCatalog, n.openEngine,
@@ -195,6 +194,9 @@ func (c *Config) setDefaults() error {
 	if c.Routes, err = somePort(c.Routes); err != nil {
 		return err
 	}
+	if c.Peers, err = somePort(c.Peers); err != nil {
+		return err
+	}
 	if c.RepairAfter <= 0 {
 		c.RepairAfter = time.Minute
 	}
@@ -223,16 +225,16 @@ func (n *Node) openDir(context.Context) (err error) {
 
 // bind takes the gateway's port where any will do: the others must be told
 // which it is. Where it is known nobody is let in before the node is ready.
-func (n *Node) bind(context.Context) (err error) {
+func (n *Node) bind(ctx context.Context) (err error) {
 	if _, port, _ := net.SplitHostPort(n.cfg.Listen); port != "0" {
 		return nil
 	}
-	n.listener, err = n.take()
+	n.listener, err = n.take(ctx)
 	return err
 }
 
-func (n *Node) take() (net.Listener, error) {
-	ln, err := net.Listen("tcp", n.cfg.Listen)
+func (n *Node) take(ctx context.Context) (net.Listener, error) {
+	ln, err := gateway.Listen(ctx, n.cfg.Listen)
 	if err != nil {
 		return nil, lode.Errorf(lode.Conflict, "listen on %s: %w", n.cfg.Listen, err).WithHint("is another node running? choose another port with --port")
 	}
@@ -273,6 +275,7 @@ func (n *Node) openBus(ctx context.Context) (err error) {
 	if n.tokens, err = openTokens(ctx, n.bus, n.fleet.sealer, time.Now); err != nil {
 		return err
 	}
+	n.opened("tokens", plain(n.tokens.close))
 	if n.audit, err = openAudit(ctx, n.bus, n.fleet.id); err != nil {
 		return err
 	}
@@ -286,7 +289,7 @@ func (n *Node) openBus(ctx context.Context) (err error) {
 // busCluster is how the bus reaches the other nodes.
 func (n *Node) busCluster() (*bus.ClusterConfig, error) {
 	f := n.fleet
-	c := &bus.ClusterConfig{Listen: advertisedHost(n.cfg.Routes), Dial: f.dialBus, Ask: f.ask, Known: f.known, Changed: func(bus.Layout) { n.poke() },
+	c := &bus.ClusterConfig{Listen: advertisedHost(n.cfg.Routes), Dial: f.dialBus, Ask: f.ask, Known: f.known,
 		Server: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }, Client: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }}
 	b, err := os.ReadFile(n.dir.file("join.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -405,7 +408,7 @@ func openScratch(data string) (string, error) {
 func (n *Node) openInvoke(ctx context.Context) (err error) {
 	own, _ := n.fleet.members.Get(n.fleet.id)
 	n.invoke, err = invoke.Open(ctx, invoke.Config{Catalog: resolver{n.catalog, n.runner}, Pools: n.pools, Datasets: datasetOps{n.data}, Observer: n.pools,
-		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
+		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Alone: n.fleet.alone, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -455,7 +458,9 @@ func (n *Node) openMetrics(context.Context) error {
 		n.background.Wait()
 		return nil
 	})
-	n.background.Go(func() { n.mendBlobs(n.ctx) })
+	for name, r := range n.replicas {
+		n.background.Go(func() { n.tendBlobs(n.ctx, name, r) })
+	}
 	n.background.Go(func() { n.drains(n.ctx) })
 	return n.gauges()
 }
@@ -476,9 +481,9 @@ func (n *Node) manage() func(http.ResponseWriter, *http.Request, gateway.Grant) 
 	}
 }
 
-func (n *Node) listen(context.Context) error {
+func (n *Node) listen(ctx context.Context) error {
 	if n.listener == nil {
-		ln, err := n.take()
+		ln, err := n.take(ctx)
 		if err != nil {
 			return err
 		}

@@ -231,7 +231,7 @@ func (n *Node) moveOff(ctx context.Context, name lode.NodeID) error {
 		return nil
 	}
 	cs := slices.DeleteFunc(n.candidates(), func(c candidate) bool { return c.id == name })
-	return n.move(ctx, chooseMembers(cs))
+	return n.move(ctx, chooseMembers(cs), false)
 }
 
 // candidates are the nodes as the choice of members sees them.
@@ -248,8 +248,8 @@ func (n *Node) candidates() []candidate {
 	return out
 }
 
-// move changes the members of the bus, if they are others.
-func (n *Node) move(ctx context.Context, to []lode.NodeID) error {
+// move changes the members of the bus, if they are others, or again is set.
+func (n *Node) move(ctx context.Context, to []lode.NodeID, again bool) error {
 	n.moves.Lock()
 	defer n.moves.Unlock()
 	var members []bus.Member
@@ -262,19 +262,13 @@ func (n *Node) move(ctx context.Context, to []lode.NodeID) error {
 		members = append(members, bus.Member{Node: id, Route: r.Bus})
 		same = same && slices.Contains(l.Members, bus.Member{Node: id, Route: r.Bus})
 	}
-	if same && len(l.Members) == len(members) {
+	if same && !again && len(l.Members) == len(members) {
 		return nil
 	}
 	n.moving.Store(&moveText{to: to})
 	defer n.moving.Store(nil)
 	began := time.Now()
-	mover, ok := any(n.bus).(interface {
-		Move(context.Context, []bus.Member) error
-	})
-	if !ok {
-		return nil
-	}
-	if err := mover.Move(ctx, members); err != nil {
+	if err := n.bus.Move(ctx, members); err != nil {
 		return err
 	}
 	n.cfg.Logger.Info("the bus has new members", "members", to, "took", time.Since(began).Round(time.Millisecond))
@@ -306,7 +300,7 @@ func (v nodes) CreateJoinToken(ctx context.Context, s api.JoinSpec) (api.JoinTok
 	if err != nil {
 		return api.JoinToken{}, err
 	}
-	out.ID = api.JoinPrefix + parsed.ID()
+	out.ID = parsed.ID()
 	for _, t := range all {
 		if t.ID == parsed.ID() {
 			out.Expires = t.Expires
@@ -326,8 +320,8 @@ func (v nodes) ListJoinTokens(ctx context.Context) ([]api.Token, error) {
 	}
 	var out []api.Token
 	for _, t := range all {
-		if len(t.Used) < t.Uses && t.Revoked.IsZero() && time.Now().Before(t.Expires) {
-			out = append(out, api.Token{ID: api.JoinPrefix + t.ID, Role: "join", Created: t.Created, Expires: t.Expires, Note: fmt.Sprintf("lets %d more in", t.Uses-len(t.Used))})
+		if left := t.Left(time.Now()); left > 0 {
+			out = append(out, api.Token{ID: t.ID, Join: true, Uses: left, Created: t.Created, Expires: t.Expires})
 		}
 	}
 	return out, nil
@@ -335,7 +329,7 @@ func (v nodes) ListJoinTokens(ctx context.Context) ([]api.Token, error) {
 
 // RevokeJoinToken ends a token.
 func (v nodes) RevokeJoinToken(ctx context.Context, id string) error {
-	err := v.fleet.joins.RevokeToken(ctx, strings.TrimPrefix(id, api.JoinPrefix))
+	err := v.fleet.joins.RevokeToken(ctx, id)
 	if lode.KindOf(err) == lode.NotFound {
 		return nil
 	}
@@ -343,12 +337,8 @@ func (v nodes) RevokeJoinToken(ctx context.Context, id string) error {
 }
 
 // CheckCluster is what is found out about the cluster as a whole.
-func (v nodes) CheckCluster(ctx context.Context) ([]api.Check, error) {
-	l, err := v.ListNodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return append(api.CheckNodes(l, time.Now()), v.certificateCheck()), nil
+func (v nodes) CheckCluster(context.Context) ([]api.Check, error) {
+	return []api.Check{v.certificateCheck()}, nil
 }
 
 func (v nodes) certificateCheck() api.Check {

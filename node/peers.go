@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,24 +79,34 @@ func (f *fleet) runs(node lode.NodeID, incarnation string) bool {
 // taken over. What it does later loses by compare-and-swap.
 const giveUp = 5 * time.Second
 
-// states are the nodes as stores see them.
+// alone reports whether this node is the only one of its cluster.
+func (f *fleet) alone() bool { return len(f.known()) < 2 }
+
+// states are the nodes as stores see them. A node that joined and does not
+// know yet who else there is takes itself for nobody, so that nothing is
+// acknowledged with one copy.
 func (f *fleet) states() []store.NodeState {
 	if f.members == nil {
 		return []store.NodeState{{Node: f.id, Alive: true}}
 	}
 	var out []store.NodeState
+	free, _ := freeBytes(f.n.dir.path)
 	for _, r := range f.members.List() {
 		if r.State == member.Joining && r.Name != f.id {
 			continue
 		}
 		lost := f.lostFor(r.Name)
-		out = append(out, store.NodeState{Node: r.Name, Alive: lost == 0, Zone: r.Zone, Gone: lost > f.n.cfg.RepairAfter, Leaving: f.leaves(r.Name)})
-	}
-	if len(out) == 0 {
-		out = append(out, store.NodeState{Node: f.id, Alive: true})
+		s := store.NodeState{Node: r.Name, Alive: lost == 0, Zone: r.Zone, Gone: lost > f.n.cfg.RepairAfter, Leaving: f.leaves(r.Name)}
+		if r.Name == f.id {
+			s.Free = max(0, free-diskReserve)
+		}
+		out = append(out, s)
 	}
 	return out
 }
+
+// diskReserve is what replicas leave free on the disk, for the bus and logs.
+const diskReserve = 128 << 20
 
 // workers are the nodes as jobs see them.
 type workers struct{ n *Node }
@@ -135,40 +144,17 @@ func (w workers) Link(from, to lode.NodeID) (float64, time.Duration) {
 	return 0, 0
 }
 
-// holdersWait is how long a node may take to say what it has.
-const holdersWait = 500 * time.Millisecond
-
-// Holders says which node has which of the shards. Nodes that do not answer in
-// time are left out.
+// Holders says which node has which of the shards.
 func (w workers) Holders(ctx context.Context, ds []lode.Digest) (map[lode.NodeID][]bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, holdersWait)
-	defer cancel()
 	out := map[lode.NodeID][]bool{w.n.fleet.id: w.n.shards.Local(ds)}
-	queries := make([]store.Query, len(ds))
-	for i, d := range ds {
-		queries[i].Digest = d
-	}
-	var mu sync.Mutex
-	var asked sync.WaitGroup
-	for _, s := range w.n.fleet.states() {
-		if s.Node == w.n.fleet.id || !s.Alive {
-			continue
+	for i, where := range w.n.shards.Where(ctx, ds) {
+		for _, node := range where {
+			if out[node] == nil {
+				out[node] = make([]bool, len(ds))
+			}
+			out[node][i] = true
 		}
-		asked.Go(func() {
-			held, err := w.n.remoteStore("shards")(s.Node).Have(ctx, queries, false)
-			if err != nil {
-				return
-			}
-			has := make([]bool, len(held))
-			for i, h := range held {
-				has[i] = h >= store.HeldCopy
-			}
-			mu.Lock()
-			out[s.Node] = has
-			mu.Unlock()
-		})
 	}
-	asked.Wait()
 	return out, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/bus"
 	"lode/node/member"
 	"lode/store"
 )
@@ -16,20 +17,9 @@ import (
 // every node its own blobs and its own drain.
 
 const (
-	tendEvery   = 500 * time.Millisecond
-	tendSteady  = 2 * time.Second // a better choice of members must last so long
-	repairEvery = 10 * time.Minute
-	scrubEvery  = 24 * time.Hour
-	scrubRate   = 32 << 20 // bytes a second
+	tendEvery  = 500 * time.Millisecond
+	tendSteady = 2 * time.Second // a better choice of members must last so long
 )
-
-// poke wakes what goes on in the background: the nodes have changed.
-func (n *Node) poke() {
-	select {
-	case n.poked <- struct{}{}:
-	default:
-	}
-}
 
 // tend is the keeper's part: it keeps the bus on the nodes that should have
 // it, and sweeps.
@@ -56,6 +46,7 @@ func (n *Node) tend(ctx context.Context) {
 			continue
 		}
 		to := chooseMembers(cs)
+		empty := n.emptyMember()
 		if !slices.Equal(to, want) {
 			want, since, pause = to, time.Now(), 0
 			continue
@@ -63,53 +54,36 @@ func (n *Node) tend(ctx context.Context) {
 		if time.Since(since) < tendSteady+pause {
 			continue
 		}
-		if err := n.move(ctx, to); err != nil && ctx.Err() == nil {
+		if err := n.move(ctx, to, empty); err != nil && ctx.Err() == nil {
 			n.cfg.Logger.Warn("the members of the bus are not changed yet", "to", to, "err", err)
 			since, pause = time.Now(), min(2*pause+time.Second, 30*time.Second)
 		}
 	}
 }
 
-// mendBlobs keeps the wanted copies of what this node has, at each change of
-// the nodes and now and then.
-func (n *Node) mendBlobs(ctx context.Context) {
-	t := time.NewTicker(repairEvery)
-	defer t.Stop()
-	scrubbed := time.Now()
-	for {
-		select {
-		case <-t.C:
-		case <-n.poked:
-			wait(ctx, time.Second) // more changes may come
-		case <-ctx.Done():
-			return
-		}
-		n.repairAll(ctx)
-		if time.Since(scrubbed) > scrubEvery {
-			scrubbed = time.Now()
-			n.scrubAll(ctx)
-		}
-		// A node that is lost now is gone after a while, without another change.
-		if n.anyLost() {
-			n.background.Go(func() {
-				wait(ctx, n.cfg.RepairAfter+time.Second)
-				n.poke()
-			})
-		}
-	}
+// emptyMember reports whether a member has lost its copy of the bus: a move to
+// the same members gives it a new one.
+func (n *Node) emptyMember() bool {
+	return slices.ContainsFunc(n.health().Members, func(m bus.MemberHealth) bool { return m.Empty })
 }
 
-func (n *Node) anyLost() bool {
-	for _, s := range n.fleet.states() {
-		if !s.Alive && !s.Gone {
-			return true
+// tendBlobs keeps the wanted copies of what this node has of one store.
+func (n *Node) tendBlobs(ctx context.Context, name string, r *store.Replicas) {
+	var copies map[lode.Digest]int
+	r.Tend(ctx, store.Tending{Want: func(d lode.Digest) int { return copies[d] }, Ready: func(ctx context.Context) bool {
+		var err error
+		if len(n.fleet.states()) < 2 {
+			return false
 		}
-	}
-	return false
+		if name == shardStore {
+			copies, err = n.copies(ctx)
+		}
+		return err == nil // else the next time
+	}})
 }
 
-// repairAll makes one pass over this node's replicas, and tells what is left
-// to be copied.
+// repairAll makes one pass over this node's replicas, and tells what is here
+// and not yet where it belongs.
 func (n *Node) repairAll(ctx context.Context) (left []string) {
 	if len(n.fleet.states()) < 2 {
 		return nil
@@ -120,16 +94,13 @@ func (n *Node) repairAll(ctx context.Context) (left []string) {
 	}
 	for name, r := range n.replicas {
 		want := func(lode.Digest) int { return 0 }
-		if name == "shards" {
+		if name == shardStore {
 			want = func(d lode.Digest) int { return copies[d] }
 		}
 		rep, err := r.Repair(ctx, want)
 		if err != nil && ctx.Err() == nil {
 			n.cfg.Logger.Warn("copies are not repaired", "of", name, "err", err)
 			left = append(left, fmt.Sprintf("%s: %v", name, err))
-		}
-		if rep.Copied > 0 || rep.Dropped > 0 {
-			n.cfg.Logger.Info("copies were repaired", "of", name, "copied", rep.Copied, "bytes", rep.Sent, "dropped", rep.Dropped)
 		}
 		if rep.Needed > 0 {
 			what := fmt.Sprintf("%d %s that are not where they belong yet", rep.Needed, name)
@@ -140,16 +111,6 @@ func (n *Node) repairAll(ctx context.Context) (left []string) {
 		}
 	}
 	return left
-}
-
-func (n *Node) scrubAll(ctx context.Context) {
-	for name, r := range n.replicas {
-		did, err := r.Scrub(ctx, scrubRate)
-		if err != nil && ctx.Err() == nil {
-			n.cfg.Logger.Warn("blobs are not verified", "of", name, "err", err)
-		}
-		n.cfg.Logger.Info("blobs were verified", "of", name, "blobs", did.Blobs, "bad", did.Bad)
-	}
 }
 
 // copies is how many copies datasets want of their shards, where they say so.
@@ -207,6 +168,11 @@ func (n *Node) drains(ctx context.Context) {
 		leaves := ok && (r.State == member.Draining || r.State == member.Drained)
 		n.invoke.SetDraining(leaves)
 		n.seat.set(!leaves)
+		if leaves {
+			n.gateway.Drain()
+		} else {
+			n.gateway.Undrain()
+		}
 		if !leaves {
 			n.drain.set(nil)
 		}

@@ -13,23 +13,23 @@ import (
 )
 
 // tokens keeps what callers prove themselves with: hashes in a table of the
-// bus, key = id.
+// bus, key = id. It is mirrored in memory, so that a request asks nobody, and
+// goes on being let in while the bus is out.
 type tokens struct {
 	table  *bus.Table
 	sealer *catalog.KeyFile
 	now    func() time.Time
+	stop   context.CancelFunc
+	done   chan struct{} // the mirror has ended
 
-	mu    sync.Mutex
-	cache map[string]cachedToken // by id; a hit spares the table
+	mu     sync.Mutex
+	mirror map[string]keptToken
+	synced bool // the mirror has seen all that there is
 }
 
-// cachedFor bounds how long a revoked token still opens a door.
-const cachedFor = time.Second
-
-type cachedToken struct {
-	kept  keptToken
-	until time.Time
-}
+// lateToken is how long the bus is asked for a token that the mirror does not
+// have: it may have been made on another node a moment ago.
+const lateToken = time.Second
 
 // keptToken is the record.
 type keptToken struct {
@@ -46,7 +46,55 @@ func openTokens(ctx context.Context, b *bus.Bus, sealer *catalog.KeyFile, now fu
 	if err != nil {
 		return nil, err
 	}
-	return &tokens{table: t, sealer: sealer, now: now, cache: map[string]cachedToken{}}, nil
+	out := &tokens{table: t, sealer: sealer, now: now, mirror: map[string]keptToken{}, done: make(chan struct{})}
+	ctx, out.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go out.follow(ctx)
+	return out, nil
+}
+
+// close ends the mirror.
+func (t *tokens) close() error {
+	t.stop()
+	<-t.done
+	return nil
+}
+
+// follow mirrors the table until ctx ends.
+func (t *tokens) follow(ctx context.Context) {
+	defer close(t.done)
+	for ctx.Err() == nil {
+		if w, err := t.table.Watch(ctx, ""); err == nil {
+			t.take(ctx, w)
+			w.Close()
+		}
+		wait(ctx, time.Second)
+	}
+}
+
+// take follows one watch to its end.
+func (t *tokens) take(ctx context.Context, w *bus.Watch) {
+	fresh := map[string]keptToken{} // until the watch has shown all there is
+	for {
+		c, err := w.Next(ctx)
+		if err != nil {
+			return
+		}
+		t.mu.Lock()
+		into := fresh
+		if fresh == nil {
+			into = t.mirror
+		}
+		var k keptToken
+		switch {
+		case c.Op == bus.Synced:
+			t.mirror, t.synced, fresh = fresh, true, nil
+		case c.Op == bus.Set && json.Unmarshal(c.Value, &k) == nil:
+			into[c.Key] = k
+		default:
+			delete(into, c.Key)
+		}
+		t.mu.Unlock()
+	}
 }
 
 func (t *tokens) mintAdmin(ctx context.Context, node lode.NodeID) (string, error) {
@@ -77,31 +125,31 @@ func (t *tokens) keep(ctx context.Context, k keptToken) error {
 }
 
 func (t *tokens) lookup(ctx context.Context, id string) (keptToken, bool, error) {
-	now := t.now()
 	t.mu.Lock()
-	c, ok := t.cache[id]
+	k, ok := t.mirror[id]
+	synced := t.synced
 	t.mu.Unlock()
-	if ok && now.Before(c.until) {
-		return c.kept, true, nil
+	if ok {
+		return k, true, nil
 	}
-	e, ok, err := t.table.Get(ctx, id)
+	lctx, cancel := context.WithTimeout(ctx, lateToken)
+	defer cancel()
+	e, ok, err := t.table.Get(lctx, id)
+	if err != nil && synced && lode.KindOf(err) != lode.Damaged {
+		return k, false, nil // the bus is out, and all that was known is not this
+	}
 	if err != nil || !ok {
-		t.forget(id)
-		return keptToken{}, false, err
+		return k, false, err
 	}
-	var k keptToken
 	if err := json.Unmarshal(e.Value, &k); err != nil {
-		return keptToken{}, false, lode.Errorf(lode.Damaged, "the record of token %s: %w", id, err)
+		return k, false, lode.Errorf(lode.Damaged, "the record of token %s: %w", id, err)
 	}
-	t.mu.Lock()
-	t.cache[id] = cachedToken{k, now.Add(cachedFor)}
-	t.mu.Unlock()
 	return k, true, nil
 }
 
 func (t *tokens) forget(id string) {
 	t.mu.Lock()
-	delete(t.cache, id)
+	delete(t.mirror, id)
 	t.mu.Unlock()
 }
 
