@@ -15,6 +15,7 @@ import (
 	"lode/engine"
 	"lode/internal/telemetry"
 	"lode/invoke"
+	"lode/placement"
 	"lode/store"
 )
 
@@ -81,6 +82,26 @@ func (p *pools) get(rev *lode.Revision) (*pooled, error) {
 	}
 	p.byPtr.Store(rev, e)
 	return e, nil
+}
+
+// Code is how near the code of rev is to running here, as far as is known
+// without a look at the disk.
+func (p *pools) Code(rev *lode.Revision) placement.Code {
+	p.mu.Lock()
+	e := p.byID[rev.ID()]
+	p.mu.Unlock()
+	if e == nil || e.rev.Digest != rev.Digest {
+		return placement.Absent
+	}
+	switch s := e.pool.Stats(); {
+	case s.Warm+s.Busy > 0:
+		return placement.Warm
+	case s.Loaded > 0:
+		return placement.Loaded
+	case s.Loads > 0:
+		return placement.Compiled
+	}
+	return placement.Absent
 }
 
 func engineConfig(rev *lode.Revision) engine.Config {
@@ -278,6 +299,7 @@ func (p *pools) Line(l *invoke.Line) {
 var (
 	_ invoke.Pools    = (*pools)(nil)
 	_ invoke.Observer = (*pools)(nil)
+	_ invoke.Codes    = (*pools)(nil)
 )
 
 // compile checks every artifact of app, compiles it once, and completes the

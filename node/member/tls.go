@@ -71,8 +71,9 @@ func (i *Identity) base(gate Gate) *tls.Config {
 	roots := i.now().roots
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Time: i.clock.Now, SessionTicketsDisabled: true, RootCAs: roots, ClientCAs: roots,
-		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &i.now().chain, nil },
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &i.now().chain, nil },
+		DynamicRecordSizingDisabled: true, // link sends whole frames: short records only cost
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &i.now().chain, nil },
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &i.now().chain, nil },
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			node, serial, err := i.peer(cs)
 			if err != nil || gate == nil {
