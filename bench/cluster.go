@@ -29,10 +29,10 @@ func benchCluster(ctx context.Context, r *runner) error {
 	return nil
 }
 
-// clusterHop: a gateway whose node runs nothing, for it is drained, against
-// one that runs the function itself.
+// clusterHop: a gateway whose node runs nothing itself against one that runs
+// the function.
 func (r *runner) clusterHop(ctx context.Context) error {
-	t, err := r.trio(ctx, "hop")
+	t, err := r.trio(ctx, "hop", "--gateway-only")
 	if err != nil {
 		return err
 	}
@@ -40,13 +40,10 @@ func (r *runner) clusterHop(ctx context.Context) error {
 	if err := t.deployHash(ctx); err != nil {
 		return err
 	}
-	if err := t.drain(ctx, "b"); err != nil {
-		return err
-	}
 	body := body1K()
-	here := load{addr: t.nodes[0].addr, path: "/fn/hash", body: body, callers: 1, want: hashed(body)}
+	here := load{addr: t.nodes[1].addr, path: "/fn/hash", body: body, callers: 1, want: hashed(body)}
 	there := here
-	there.addr = t.nodes[1].addr
+	there.addr = t.nodes[0].addr
 	var added []float64
 	for i := -1; i < r.Rounds; i++ {
 		l, err := here.run(ctx, r.each(2*time.Second))
@@ -76,20 +73,6 @@ func (t *trio) deployHash(ctx context.Context) error {
 	return t.nodes[0].deploy(ctx, "bench", a, nil, "hash")
 }
 
-// drain drains a node and waits until it carries nothing.
-func (t *trio) drain(ctx context.Context, name string) error {
-	for range 60 {
-		n, err := t.any().DrainNode(ctx, name, time.Second)
-		if err != nil {
-			return err
-		}
-		if n.Empty() {
-			return nil
-		}
-	}
-	return lode.Errorf(lode.Deadline, "node %s is not drained after a minute", name)
-}
-
 // clusterKill: all requests come through a, which runs nothing itself; c is
 // killed. What ran on c and may not be repeated fails; nothing else does.
 func (r *runner) clusterKill(ctx context.Context) error {
@@ -110,15 +93,12 @@ func (r *runner) clusterKill(ctx context.Context) error {
 }
 
 func (r *runner) killOnce(ctx context.Context, dir string) (*timed, time.Time, error) {
-	t, err := r.trio(ctx, dir)
+	t, err := r.trio(ctx, dir, "--gateway-only")
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	defer t.stop()
 	if err := t.deployHash(ctx); err != nil {
-		return nil, time.Time{}, err
-	}
-	if err := t.drain(ctx, "a"); err != nil {
 		return nil, time.Time{}, err
 	}
 	l := startTimed(ctx, []string{t.nodes[0].addr}, 16, body1K())

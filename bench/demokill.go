@@ -31,8 +31,8 @@ type DemoKill struct {
 	Back    float64        `json:"back"`    // seconds from its start until it was a member again
 }
 
-// demoKill drains a, so that it passes every call on, and kills c while b and c
-// work on a job and on the calls.
+// demoKill drains a, so that b and c have the work, and kills c while they work
+// on a job and on calls that come in at a.
 func (r *runner) demoKill(ctx context.Context, t *trio, files []string) (*DemoKill, error) {
 	list, err := r.listFile(files)
 	if err != nil {
@@ -45,7 +45,7 @@ func (r *runner) demoKill(ctx context.Context, t *trio, files []string) (*DemoKi
 	if err := t.deployHash(ctx); err != nil {
 		return nil, err
 	}
-	if err := t.drain(ctx, trioNames[0]); err != nil {
+	if _, err := t.nodes[0].DrainNode(ctx, trioNames[0], time.Minute); err != nil {
 		return nil, err
 	}
 	k := &DemoKill{Node: trioNames[2], Failed: map[string]int{}}

@@ -23,15 +23,15 @@ type trio struct {
 var trioNames = [3]string{"a", "b", "c"}
 
 // trio starts three nodes below the folder dir and waits until each is a
-// member of the bus.
-func (r *runner) trio(ctx context.Context, dir string) (_ *trio, err error) {
+// member of the bus. first are flags for the first node.
+func (r *runner) trio(ctx context.Context, dir string, first ...string) (_ *trio, err error) {
 	t := &trio{r: r}
 	defer func() {
 		if err != nil {
 			t.stop()
 		}
 	}()
-	if t.nodes[0], err = r.member(ctx, filepath.Join(dir, trioNames[0]), trioNames[0], nil); err != nil {
+	if t.nodes[0], err = r.member(ctx, filepath.Join(dir, trioNames[0]), trioNames[0], nil, first...); err != nil {
 		return nil, err
 	}
 	return t, t.grow(ctx, dir)
@@ -94,12 +94,12 @@ func (t *trio) stop() {
 
 // member starts a node on three free ports; with joins it is a node of that
 // one's cluster.
-func (r *runner) member(ctx context.Context, dir, name string, joins *site) (*site, error) {
+func (r *runner) member(ctx context.Context, dir, name string, joins *site, flags ...string) (*site, error) {
 	port, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	flags := []string{"--name", name}
+	flags = append(flags, "--name", name)
 	if joins != nil {
 		tok, err := joins.CreateJoinToken(ctx, api.JoinSpec{})
 		if err != nil {

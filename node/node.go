@@ -61,6 +61,9 @@ type Config struct {
 	// jobs to nodes with a label.
 	Zone   string
 	Labels map[string]string
+	// GatewayOnly makes a node that passes every call on and runs nothing
+	// itself, as long as another node can.
+	GatewayOnly bool
 	// NATS is a cluster of the user's own that keeps the bus; nil = the nodes
 	// keep it.
 	NATS *NATS

@@ -108,6 +108,17 @@ func (f *fleet) states() []store.NodeState {
 // diskReserve is what replicas leave free on the disk, for the bus and logs.
 const diskReserve = 128 << 20
 
+// passesOn reports whether a node runs nothing itself.
+func (f *fleet) passesOn(node lode.NodeID) bool {
+	if node == f.id {
+		return f.n.cfg.GatewayOnly
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := f.heard[node]
+	return h != nil && h.load != nil && h.load.Draining
+}
+
 // workers are the nodes as jobs see them.
 type workers struct{ n *Node }
 
@@ -119,7 +130,7 @@ func (w workers) Nodes() []job.Node {
 	var out []job.Node
 	f := w.n.fleet
 	for _, r := range f.members.List() {
-		if f.alive(r.Name) && !f.leaves(r.Name) && r.State != member.Joining {
+		if f.alive(r.Name) && !f.leaves(r.Name) && !f.passesOn(r.Name) && r.State != member.Joining {
 			out = append(out, job.Node{Node: r.Name, Slots: max(1, r.CPU), Zone: r.Zone, Labels: r.Labels})
 		}
 	}

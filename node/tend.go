@@ -166,7 +166,7 @@ func (n *Node) drains(ctx context.Context) {
 		}
 		r, ok := n.fleet.members.Get(n.fleet.id)
 		leaves := ok && (r.State == member.Draining || r.State == member.Drained)
-		n.invoke.SetDraining(leaves)
+		n.invoke.SetDraining(leaves || n.cfg.GatewayOnly)
 		n.seat.set(!leaves)
 		if leaves {
 			n.gateway.Drain()

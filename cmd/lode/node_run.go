@@ -20,8 +20,8 @@ var _ localNode = (*node.Node)(nil)
 // same program.
 func openNode(ctx context.Context, o nodeOptions) (localNode, error) {
 	c := node.Config{
-		Dir: o.dir, Listen: o.listen, Peers: o.peers, Routes: o.bus, Hosts: o.hosts, Name: o.name, Zone: o.zone, Labels: o.labels,
-		Logger: o.log, CodeBudget: o.code, Idle: o.warm,
+		Dir: o.dir, Listen: o.listen, Peers: o.peers, Routes: o.bus, Hosts: o.hosts, Name: o.name, Zone: o.zone, Labels: o.labels, GatewayOnly: o.gatewayOnly,
+		Logger: o.log, CodeBudget: o.code, Idle: o.warm, RepairAfter: o.repair,
 		OTLP:    os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
 		Version: productVersion(), Commit: commit(),
 	}

@@ -34,11 +34,13 @@ type nodeOptions struct {
 	hosts             []string          // names that a public node answers for, beside its own
 	zone              string            // "" = none
 	labels            map[string]string // for --where
+	gatewayOnly       bool              // pass every call on
 	join              *joinTo           // nil: alone, or of the cluster that the folder belongs to
 	nats              *natsCluster      // nil: the node's own bus
 	bucket            string            // s3://BUCKET[/PREFIX]?endpoint=..., or ""
 	code              int64             // bytes of loaded code; 0 = the node's own
 	warm              time.Duration     // of an idle sandbox; 0 = the node's own
+	repair            time.Duration     // from the loss of a node to new copies; 0 = the node's own
 	log               *slog.Logger
 }
 
@@ -88,6 +90,7 @@ A folder that has joined belongs to its cluster: start it again with or without
 	fl.StringVar(&f.join, "join", "", "join the cluster of the node at HOST[:PORT], PORT being its gateway's")
 	fl.StringVar(&f.token, "token", "", "join token, or @FILE (LODE_JOIN_TOKEN); not needed where the other node is on this machine")
 	fl.StringVar(&o.name, "name", "", "name of the node (default: the host's)")
+	fl.BoolVar(&o.gatewayOnly, "gateway-only", false, "pass every call on to other nodes, and run none here")
 	fl.StringVar(&o.zone, "zone", "", "where the machine stands: copies go to different zones")
 	fl.StringArrayVar(&f.labels, "label", nil, "label of the node, as in disk=ssd; may be repeated")
 	fl.StringArrayVar(&o.hosts, "host", nil, "also answer for this host name, as a load balancer's; may be repeated")
@@ -96,6 +99,7 @@ A folder that has joined belongs to its cluster: start it again with or without
 	fl.StringVar(&o.bucket, "bucket", "", "keep datasets in a bucket: s3://BUCKET[/PREFIX]?endpoint=URL; keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	fl.Var((*sizeFlag)(&o.code), "code-cache", "memory for loaded code, as 512MiB; what is over it is loaded again from disk")
 	fl.DurationVar(&o.warm, "warm", 0, "how long an idle sandbox stays warm (default 1m)")
+	fl.DurationVar(&o.repair, "repair-after", 0, "how long a node may be lost before others make copies of what it held and take its seat on the bus (default 1m)")
 	fl.StringVar(&f.format, "log-format", "text", "text or json")
 	fl.StringVar(&f.acme, "acme", "", "mail address for ACME; in a later version")
 	fl.MarkHidden("acme")
@@ -120,6 +124,9 @@ func (c *cli) upOptions(cmd *cobra.Command, o *nodeOptions, f upFlags) (err erro
 		if _, err := lode.ParseNodeID(o.name); err != nil {
 			return err
 		}
+	}
+	if cmd.Flags().Changed("repair-after") && o.repair < time.Second {
+		return lode.Errorf(lode.Invalid, "--repair-after %v is too short: a node is lost after a second of silence", o.repair).WithHint("1m is a good value; longer where machines take longer to start again")
 	}
 	if o.labels, err = labels(f.labels); err != nil {
 		return err
