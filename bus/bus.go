@@ -131,6 +131,7 @@ type Bus struct {
 	listener  net.Listener         // for routes
 	again     chan struct{}        // closed when the connection was made anew
 	opened    uint64
+	leases    map[leaseID]int   // how many are held here: 1, or 2 while one goes
 	closers   map[uint64]func() // what was opened on the bus, by order: to be closed before it
 }
 
@@ -150,6 +151,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{cfg: cfg, lock: lock, closed: make(chan struct{}), gate: newGate(), wonder: make(chan struct{}, 1),
+		leases:    make(map[leaseID]int),
 		instances: make(map[uint64]*instance), again: make(chan struct{})}
 	b.ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	b.mender.b = b

@@ -58,7 +58,10 @@ type Lease struct {
 
 // Acquire waits until it holds the lease on key in t, or ctx ends. ttl is how
 // long others wait when the holder falls silent; it is renewed four times in
-// that time. The caller ends it with Release.
+// that time. A holder that the record names already gets it at once, unless
+// this bus holds it: it is the same node, and its former process is dead, for
+// the folder of the bus is locked by this one. The caller ends it with
+// Release.
 func (t *Table) Acquire(ctx context.Context, key, holder string, ttl time.Duration) (*Lease, error) {
 	if ttl < 10*time.Millisecond {
 		return nil, lode.Errorf(lode.Invalid, "a lease of %s is too short", ttl)
@@ -81,7 +84,8 @@ func (t *Table) Acquire(ctx context.Context, key, holder string, ttl time.Durati
 			seen, since = e.Rev, clock()
 		}
 		wait := time.Duration(float64(now.TTL)*(1+clockRate)) + leaseMargin - (clock() - since)
-		if !ok || now.Free || wait <= 0 {
+		mine := now.Holder == holder && !t.b.holds(t.name, key)
+		if !ok || now.Free || wait <= 0 || mine {
 			l, err := t.take(ctx, key, leaseRecord{Holder: holder, Epoch: now.Epoch + 1, TTL: ttl}, e.Rev)
 			if k := lode.KindOf(err); k != lode.Precondition && k != lode.Conflict {
 				return l, err
@@ -117,8 +121,21 @@ func (t *Table) take(ctx context.Context, key string, r leaseRecord, rev uint64)
 		stop()
 		return nil, err
 	}
+	t.b.mu.Lock()
+	t.b.leases[leaseID{t.name, key}]++
+	t.b.mu.Unlock()
 	go l.renew(rctx, r)
 	return l, nil
+}
+
+// leaseID names a lease.
+type leaseID struct{ table, key string }
+
+// holds reports whether a lease is held through this bus.
+func (b *Bus) holds(table, key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leases[leaseID{table, key}] > 0
 }
 
 func (l *Lease) span() time.Duration { return time.Duration(float64(l.ttl) * (1 - clockRate)) }
@@ -192,6 +209,12 @@ func (l *Lease) lose() {
 		l.mu.Lock()
 		l.ended = true
 		l.mu.Unlock()
+		l.t.b.mu.Lock()
+		id := leaseID{l.t.name, l.key}
+		if l.t.b.leases[id]--; l.t.b.leases[id] == 0 {
+			delete(l.t.b.leases, id)
+		}
+		l.t.b.mu.Unlock()
 		close(l.lost)
 	})
 }

@@ -83,3 +83,25 @@ func testLeaseIsRenewed(t *testing.T, b *Bus) {
 	default:
 	}
 }
+
+// TestLeaseOfTheSame has a node come back after kill -9: it gets at once what
+// it held, and not what a part of itself holds.
+func TestLeaseOfTheSame(t *testing.T) { everywhere(t, testLeaseOfTheSame) }
+
+func testLeaseOfTheSame(t *testing.T, b *Bus) {
+	ctx := t.Context()
+	tab := must(b.Table(ctx, "leases"))(t)
+	first := must(tab.Acquire(ctx, "k", "a", time.Hour))(t)
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	_, err := tab.Acquire(short, "k", "a", time.Hour)
+	wantKind(t, err, lode.Deadline)
+	first.abandon() // as kill -9 does
+	second := must(tab.Acquire(ctx, "k", "a", time.Hour))(t)
+	if second.Epoch() != 2 || !second.Valid() || first.Valid() {
+		t.Fatalf("epoch %d", second.Epoch())
+	}
+	if err := second.Release(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -189,9 +189,9 @@ func (l *Log) settle(ctx context.Context, msg []byte) (uint64, error) {
 		}
 		if last, ok := lastSequence(err); ok && last > tail {
 			seq, err = l.landed(ctx, msg, tail, last)
-			if k := lode.KindOf(err); k != lode.Unavailable && k != lode.NotFound {
+			if _, moved := errors.AsType[*tailMoved](err); err == nil || moved || lode.KindOf(err) == lode.Conflict {
 				return seq, err
-			}
+			} // else what stands there cannot be read just now, whatever the cause
 		}
 		switch lode.KindOf(wrap(err, "")) {
 		case lode.Full, lode.TooLarge:

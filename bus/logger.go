@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -22,36 +23,48 @@ func (l *logger) Noticef(f string, v ...any) { l.l.Debug("bus: " + fmt.Sprintf(f
 func (l *logger) Debugf(f string, v ...any)  {}
 func (l *logger) Tracef(f string, v ...any)  {}
 
-// expected are reports of what goes on by itself: files that are read anew
-// after a kill, copies that are completed, members that come and go, and the
-// one address that is meant to lead nowhere (server.go).
-var expected = []string{"state outdated", "state is outdated", "Recovering stream state from index", "Metalayer blocking snapshot",
-	"Catchup for stream", "has not established contact with a meta leader", "Detected another leader with higher term",
-	"Error flushing", "127.0.0.1:1:", "system account not setup", "Error trying to connect to route"}
-
-func isExpected(text string) bool {
-	return slices.ContainsFunc(expected, func(part string) bool { return strings.Contains(text, part) })
+// grave are the few reports that a person must know of, in Lode's words. All
+// else that the server reports belongs to elections, joins, restarts and the
+// repair of its own files: it goes on by itself, and what does not shows in
+// Health and in the errors of calls.
+var grave = []struct {
+	words string
+	parts []string
+}{
+	{"a write to the disk failed", []string{"ritical write error", "failed to store a msg", "will be DISABLED", "disabling JetStream", "permission denied", "no space left"}},
+	{"a file of the store is damaged", []string{"checkMsgs:", "loadBlock error", "checksums do not match", "Error recreating stream", "Error reading metafile",
+		"Missing stream metafile", "Missing stream checksum", "Error loading message for catchup", "Error loading msg"}},
+	{"the port for the other members cannot be used", []string{"Accept error", "Error listening"}},
 }
 
-func (l *logger) Warnf(f string, v ...any) {
-	text := fmt.Sprintf(f, v...)
-	if isExpected(text) {
-		l.l.Debug("bus: " + text)
+// words are Lode's for a report that a person must know of; "": it is none.
+func words(text string) string {
+	for _, g := range grave {
+		if slices.ContainsFunc(g.parts, func(part string) bool { return strings.Contains(text, part) }) {
+			return g.words
+		}
+	}
+	return ""
+}
+
+func (l *logger) say(level slog.Level, text string) {
+	if w := words(text); w != "" {
+		l.l.Log(context.Background(), level, "bus: "+w, "detail", text)
 		return
 	}
-	l.l.Warn("bus: " + text)
+	l.l.Debug("bus: " + text)
 }
+
+func (l *logger) Warnf(f string, v ...any) { l.say(slog.LevelWarn, fmt.Sprintf(f, v...)) }
 
 func (l *logger) Errorf(f string, v ...any) {
 	text := fmt.Sprintf(f, v...)
-	if isExpected(text) {
-		l.l.Debug("bus: " + text)
-		return
-	}
-	l.l.Error("bus: " + text)
+	l.say(slog.LevelError, text)
 	if writeFailed(text) {
 		l.failed()
 	}
 }
 
-func (l *logger) Fatalf(f string, v ...any) { l.l.Error("bus: fatal: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Fatalf(f string, v ...any) {
+	l.l.Error("bus: its server cannot go on", "detail", fmt.Sprintf(f, v...))
+}

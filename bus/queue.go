@@ -98,6 +98,7 @@ type Queues struct {
 	ctx      context.Context // of the writer
 	stop     context.CancelFunc
 	stopped  chan struct{}
+	forget   func()        // takes the set from the list of what Bus.Close ends
 	wake     chan struct{} // one token: something is pending
 
 	mu      sync.Mutex
@@ -135,7 +136,7 @@ func (b *Bus) OpenQueues(ctx context.Context, name string, cfg QueuesConfig) (*Q
 		s.stop()
 		return nil, err
 	}
-	if _, err := b.onClose(s.close); err != nil {
+	if s.forget, err = b.onClose(s.close); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -160,6 +161,22 @@ func (s *Queues) replay(m Message) error {
 func (s *Queues) close() {
 	s.stop()
 	<-s.stopped
+}
+
+// Close ends the set in this process: every call, also one that waits, gets
+// Unavailable from then on, and its memory is given back. What it holds stays
+// on the disk. It may be called again.
+func (s *Queues) Close() error {
+	s.close()
+	s.forget()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = newQueuesState(0)
+	s.pending, s.given, s.cleaner = nil, make(map[uint64]bool), cleaner{}
+	s.cacheMu.Lock()
+	defer s.cacheMu.Unlock()
+	s.cache = Message{}
+	return nil
 }
 
 // Configure sets the bounds of one queue from now on.
@@ -280,6 +297,10 @@ func (s *Queues) now() instant {
 func (s *Queues) Get(ctx context.Context, queue, id string) (Item, error) {
 	s.mu.Lock()
 	it := s.find(queue, id)
+	if it == nil && s.ctx.Err() != nil {
+		s.mu.Unlock()
+		return Item{}, errClosed()
+	}
 	if it == nil {
 		s.mu.Unlock()
 		return Item{}, lode.Errorf(lode.NotFound, "queue %s has no item %s", queue, id)
@@ -331,6 +352,10 @@ func (s *Queues) List(queue string, after uint64, n int) []Item {
 func (s *Queues) Remove(ctx context.Context, queue, id string) (Item, error) {
 	s.mu.Lock()
 	it := s.find(queue, id)
+	if it == nil && s.ctx.Err() != nil {
+		s.mu.Unlock()
+		return Item{}, errClosed()
+	}
 	if it == nil {
 		s.mu.Unlock()
 		return Item{}, lode.Errorf(lode.NotFound, "queue %s has no item %s", queue, id)

@@ -343,3 +343,31 @@ func BenchmarkQueuePut64(b *testing.B) {
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "puts/s")
 }
+
+// TestQueueClose ends a set, and opens it again.
+func TestQueueClose(t *testing.T) { everywhere(t, testQueueClose) }
+
+func testQueueClose(t *testing.T, b *Bus) {
+	ctx := t.Context()
+	s := openQueues(t, b, QueuesConfig{})
+	must(s.Put(ctx, Item{Queue: "q", ID: "1", Body: []byte("x")}))(t)
+	waiting := make(chan error)
+	go func() {
+		_, err := s.Pull(ctx, "other", 1, -1)
+		waiting <- err
+	}()
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantKind(t, <-waiting, lode.Unavailable)
+	_, err := s.Put(ctx, Item{Queue: "q", ID: "2"})
+	wantKind(t, err, lode.Unavailable)
+	_, err = s.Remove(ctx, "q", "1")
+	wantKind(t, err, lode.Unavailable)
+	again := openQueues(t, b, QueuesConfig{})
+	if ds := pull(t, again, "q", 2); len(ds) != 1 || ds[0].ID != "1" {
+		t.Fatal(ids(ds))
+	}
+}

@@ -17,6 +17,7 @@ const (
 	// item come once more than it is counted.
 	givenPause = 20 * time.Millisecond
 	sweepEvery = 30 * time.Second
+	cleanPause = 5 * time.Second // after an attempt that could not read
 )
 
 // request is one call that changes something: all of it or nothing.
@@ -138,11 +139,15 @@ func (s *Queues) writeBatch() bool {
 	}
 	entries, err := s.encode(b)
 	if err != nil {
-		// A body that cannot be read must stay where it is.
-		s.logger.Error("bus: a queue's log cannot be cleaned", "err", err)
+		// A body that cannot be read must stay where it is: for good if it is
+		// damaged, else until another attempt.
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.cleaner = cleaner{stuck: true}
+		s.cleaner = cleaner{after: time.Now().Add(cleanPause)}
+		if k := lode.KindOf(err); k == lode.Damaged || k == lode.NotFound {
+			s.logger.Error("bus: a queue's log cannot be cleaned", "err", err)
+			s.cleaner = cleaner{stuck: true}
+		}
 		s.pending = append(b.requests, s.pending...)
 		return s.ctx.Err() == nil
 	}
@@ -377,15 +382,16 @@ func (s *Queues) sweep() {
 
 // cleaner carries live items from the front of the log to its end.
 type cleaner struct {
-	upto  uint64  // positions before this one are to be freed; 0: nothing to do
-	todo  []*item // what may still stand there
-	stuck bool    // something in front cannot be read
+	upto  uint64    // positions before this one are to be freed; 0: nothing to do
+	todo  []*item   // what may still stand there
+	stuck bool      // something in front cannot be read
+	after time.Time // not before: the last attempt could not read just then
 }
 
 // planCleaning adds the next live items of the front, oldest first. Under mu.
 func (s *Queues) planCleaning(b *batch) {
 	c := &s.cleaner
-	if c.stuck {
+	if c.stuck || time.Now().Before(c.after) {
 		return
 	}
 	if c.upto == 0 {

@@ -123,7 +123,7 @@ func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 			log.Warn("the keeper's lease cannot be given back: the others wait until it ends", "err", err)
 		}
 	}()
-	k, jobs, err := s.open(ctx, lease)
+	q, k, jobs, err := s.open(ctx, lease)
 	if err != nil {
 		if ctx.Err() == nil {
 			log.Error("this node cannot be the keeper", "err", err)
@@ -157,28 +157,28 @@ func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 	if lease.Valid() {
 		k.Drain(dctx) // what is cut runs again at the next keeper
 	}
-	if err := errors.Join(jobs.Close(), k.Close()); err != nil {
+	if err := errors.Join(jobs.Close(), k.Close(), q.Close()); err != nil {
 		log.Warn("close what the keeper had open", "err", err)
 	}
 	log.Info("this node is not the keeper any more")
 }
 
 // open opens what has one writer.
-func (s *seat) open(ctx context.Context, lease *bus.Lease) (*invoke.Keeper, *job.Jobs, error) {
+func (s *seat) open(ctx context.Context, lease *bus.Lease) (*bus.Queues, *invoke.Keeper, *job.Jobs, error) {
 	n := s.n
 	q, err := n.bus.OpenQueues(ctx, "queues", bus.QueuesConfig{})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	k, err := invoke.OpenKeeper(ctx, n.invoke, invoke.KeeperConfig{Tables: invoke.BusTables(n.bus), Queues: invoke.BusQueues(q), Lease: lease.Lost()})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, errors.Join(err, q.Close())
 	}
 	jobs, err := n.newJobs(ctx)
 	if err != nil {
-		return nil, nil, errors.Join(err, k.Close())
+		return nil, nil, nil, errors.Join(err, k.Close(), q.Close())
 	}
-	return k, jobs, nil
+	return q, k, jobs, nil
 }
 
 // follow follows who holds the lease.
