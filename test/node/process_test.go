@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,8 +71,16 @@ func startWith(t *testing.T, bin, dir string, env ...string) *process {
 
 func startNode(t *testing.T, bin, dir string, env, args []string) *process {
 	t.Helper()
+	p := begin(t, bin, dir, env, append([]string{"--port", "0", "--name", "here"}, args...))
+	p.ready()
+	return p
+}
+
+// begin starts lode up in dir and does not wait for it.
+func begin(t *testing.T, bin, dir string, env, args []string) *process {
+	t.Helper()
 	p := &process{t: t, dir: dir, out: &transcript{}, done: make(chan struct{})}
-	p.cmd = exec.Command(bin, append([]string{"up", "-d", dir, "--port", "0", "--name", "here"}, args...)...)
+	p.cmd = exec.Command(bin, append([]string{"up", "-d", dir}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	home := filepath.Dir(dir)
 	p.cmd.Env = clean(append(env, "HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))...)
@@ -81,10 +90,20 @@ func startNode(t *testing.T, bin, dir string, env, args []string) *process {
 	go func() { p.cmd.Wait(); close(p.done) }()
 	t.Cleanup(func() {
 		p.kill()
+		if logs := os.Getenv("LODE_TEST_LOGS"); logs != "" { // a folder for all that nodes say
+			write(t, filepath.Join(logs, t.Name(), filepath.Base(home)+"-"+strconv.Itoa(p.cmd.Process.Pid)+".log"), p.out.String())
+		}
 		if t.Failed() {
-			t.Logf("the node said:\n%s", tail(p.out.String(), 4000))
+			t.Logf("the node in %s said:\n%s", filepath.Base(home), tail(p.out.String(), 4000))
 		}
 	})
+	return p
+}
+
+// ready waits until the node serves.
+func (p *process) ready() {
+	t := p.t
+	t.Helper()
 	p.wait("a ready line", func() bool {
 		select {
 		case <-p.done:
@@ -98,7 +117,7 @@ func startNode(t *testing.T, bin, dir string, env, args []string) *process {
 		p.url = m[1]
 		return true
 	})
-	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))
+	token, err := os.ReadFile(filepath.Join(p.dir, "admin.token"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +126,6 @@ func startNode(t *testing.T, bin, dir string, env, args []string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.c.Close)
-	return p
 }
 
 func tail(s string, n int) string {

@@ -46,6 +46,13 @@ export default {
     case "/hit":
       await tell("/hit/" + q.get("k"));
       return new Response("hit " + q.get("k"));
+    case "/once": { // each run has an answer of its own
+      const v = crypto.randomUUID();
+      if (q.has("ms")) await tell("/began/" + q.get("k"));
+      if (q.has("ms")) await new Promise((r) => setTimeout(r, Number(q.get("ms"))));
+      await tell("/once/" + q.get("k") + "/" + v);
+      return new Response(v);
+    }
     case "/status":
       return new Response(/^(204|304)$/.test(q.get("s")) ? null : "mine", { status: Number(q.get("s")) });
     case "/headers":
