@@ -21,7 +21,15 @@ import (
 )
 
 func benchCluster(ctx context.Context, r *runner) error {
-	for _, part := range []func(context.Context) error{r.clusterHop, r.clusterKill, r.clusterRoll, r.clusterGrow, r.clusterWords, r.clusterIdle} {
+	parts := []func(context.Context) error{r.clusterHop, r.clusterKill, r.clusterRoll, r.clusterGrow, r.clusterWords, r.clusterIdle}
+	if only := os.Getenv("LODE_BENCH_PART"); only != "" { // for whoever works on one of them
+		i := slices.Index([]string{"hop", "kill", "roll", "grow", "words", "idle"}, only)
+		if i < 0 {
+			return lode.Errorf(lode.NotFound, "bench cluster has no part %q", only)
+		}
+		parts = parts[i : i+1]
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}

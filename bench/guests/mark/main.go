@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 
 	"lode/sdk/go"
@@ -15,7 +14,7 @@ import (
 func main() { lode.Handle(mark) }
 
 func mark(ctx context.Context, id string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("MARK")+"/"+id, strings.NewReader(""))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, lode.Env(ctx, "MARK", "")+"/"+id, strings.NewReader(""))
 	if err != nil {
 		return "", err
 	}
