@@ -139,7 +139,7 @@ func (c cluster) busCheck() api.Check {
 
 func (c cluster) engineCheck() api.Check {
 	s := c.engine.Stats()
-	ch := api.Check{Name: "engine", State: api.CheckOK, Detail: fmt.Sprintf("%d programs loaded (%s), %d sandboxes warm, %d retired", s.Loaded, bytesText(s.Bytes), s.Warm, s.Retired)}
+	ch := api.Check{Name: "engine", State: api.CheckOK, Detail: fmt.Sprintf("programs loaded: %d (%s); sandboxes: %d warm, %d retired", s.Loaded, bytesText(s.Bytes), s.Warm, s.Retired)}
 	if runtime.GOOS != "linux" {
 		ch.State, ch.Advice = api.CheckWarn, "sandboxes are reset by a whole copy here; Linux does it by the page"
 	}

@@ -35,8 +35,6 @@ type fleet struct {
 
 	mu    sync.Mutex
 	heard map[lode.NodeID]*heard
-	// layout is what a node that joins was told of the bus.
-	layout *bus.Layout
 }
 
 // heard is what a node said of itself last.

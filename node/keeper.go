@@ -257,7 +257,7 @@ func (s *seat) serve(ctx context.Context, in *link.Incoming) error {
 
 // noKeeper says that nobody keeps for now.
 func noKeeper() error {
-	e := lode.Errorf(lode.Unavailable, "no node keeps jobs at the moment: the cluster is choosing one")
+	e := lode.Errorf(lode.Unavailable, "the cluster has no keeper at the moment")
 	e.RetryAfter = time.Second
-	return e.WithHint("try again in a second")
+	return e.WithHint("try again in a second; if it stays so, lode nodes shows whether most bus members answer")
 }

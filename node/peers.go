@@ -77,7 +77,7 @@ func (f *fleet) runs(node lode.NodeID, incarnation string) bool {
 
 // giveUp is how long a node may be out of reach before what it had begun is
 // taken over. What it does later loses by compare-and-swap.
-const giveUp = 5 * time.Second
+const giveUp = 2 * time.Second
 
 // alone reports whether this node is the only one of its cluster.
 func (f *fleet) alone() bool { return len(f.known()) < 2 }
