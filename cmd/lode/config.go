@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -228,13 +230,10 @@ func (c *cli) local(out api.Config) api.Config {
 			return out
 		}
 	}
-	for _, n := range c.running() {
-		if out.URL == "" || sameURL(out.URL, n.URL) {
-			out.URL = n.URL
-			if out.Token == "" {
-				out.Token = readToken(n.TokenFile)
-			}
-			break
+	if n, ok := meant(c.running(), out.URL); ok {
+		out.URL = first(out.URL, n.URL)
+		if out.Token == "" {
+			out.Token = readToken(n.TokenFile)
 		}
 	}
 	if out.URL == "" {
@@ -249,6 +248,34 @@ func (c *cli) local(out api.Config) api.Config {
 		}
 	}
 	return out
+}
+
+// meant is the node of this machine that url names, alone or in a list; without
+// a URL the one started last that takes a connection: one that was killed may
+// be in the list of processes for a while.
+func meant(running []current, url string) (n current, ok bool) {
+	for _, n := range running {
+		for one := range strings.SplitSeq(url, ",") {
+			if url != "" && sameURL(strings.TrimSpace(one), n.URL) || url == "" && (len(running) == 1 || listens(n.URL)) {
+				return n, true
+			}
+		}
+	}
+	if url == "" && len(running) > 0 {
+		return running[0], true
+	}
+	return n, false
+}
+
+// listens reports whether something takes connections at a URL of this machine.
+func listens(url string) bool {
+	_, host, _ := strings.Cut(strings.TrimSuffix(url, "/"), "://")
+	conn, err := net.DialTimeout("tcp", host, 200*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 func sameURL(a, b string) bool {
