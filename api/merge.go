@@ -210,7 +210,7 @@ func (s *ClusterState) checks(nodes int) []Check {
 	case !s.Quorum:
 		bus.State, bus.Advice = CheckFail, "writes are refused until a majority of the members answers: start the lost ones again"
 	case s.Answering < len(s.Members):
-		bus.State, bus.Advice = CheckWarn, "start the lost member again, or take it out with lode nodes rm, so that another takes its seat"
+		bus.State, bus.Advice = CheckWarn, "start the lost member again, or let another node join: it gets the seat of one that stays lost for a minute"
 	case nodes == 2 && s.External == "":
 		bus.State, bus.Advice = CheckWarn, "two nodes keep one copy of what is acknowledged: add a third"
 	}
@@ -228,9 +228,9 @@ func (s *ClusterState) Line() string {
 	case s.External != "":
 		return "the bus is " + s.External
 	case len(s.Members) == 1:
-		return fmt.Sprintf("%d of 1 bus member", s.Answering)
+		return fmt.Sprintf("%d of 1 bus member", min(s.Answering, 1))
 	}
-	return fmt.Sprintf("%d of %d bus members", s.Answering, len(s.Members))
+	return fmt.Sprintf("%d of %d bus members", min(s.Answering, len(s.Members)), len(s.Members)) // while they change, both may answer
 }
 
 // SurvivesText is what an acknowledged write survives: "1 node".

@@ -151,7 +151,7 @@ type JoinToken struct {
 // and a folder of its own.
 func JoinCommand(address, token string, loopback bool) string {
 	if loopback {
-		return "lode up --port 5733 -d DIR --join " + address + " --token " + token
+		return "lode up --name NAME --port PORT -d DIR --join " + address + " --token " + token
 	}
 	return "lode up --bind ADDRESS --join " + strings.TrimSuffix(address, ":5633") + " --token " + token
 }

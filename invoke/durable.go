@@ -135,9 +135,9 @@ func keeperGone(err error) bool {
 }
 
 func noKeeper(cause error) error {
-	e := lode.Errorf(lode.Unavailable, "no node keeps asynchronous work at the moment: the cluster is choosing one")
+	e := lode.Errorf(lode.Unavailable, "the cluster has no keeper at the moment, which asynchronous work goes to")
 	e.RetryAfter, e.Err = time.Second, cause
-	return e.WithHint("try again in a second; with an idempotency key nothing is done twice")
+	return e.WithHint("try again in a second; with an idempotency key nothing is done twice. If it stays so, lode nodes shows whether most bus members answer")
 }
 
 // Submit stores req durably, to be run until it succeeds or its attempts are

@@ -20,7 +20,9 @@ func (c *cli) nodesCmd() *cobra.Command {
 		Use: "rm NODE", Short: "Take a node out of the cluster, for ever", Args: exactly(1), ValidArgsFunction: c.completeNodes(),
 		Long: `Take a node out of the cluster. It has to be drained (lode drain NODE) or lost;
 --force takes it out although it is neither. Its certificate is refused from then
-on; the same machine may join again with an empty data folder.`,
+on; the same machine may join again with an empty data folder. To replace a lost
+node, let the new one join first: it takes the seat on the bus, and no moment has
+fewer copies than need be.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.api()
 			if err != nil {
@@ -35,6 +37,9 @@ on; the same machine may join again with an empty data folder.`,
 				return err
 			}
 			c.say("%s is out of the cluster", args[0])
+			if l, err := client.Nodes(cmd.Context()); err == nil && len(l.Items) == 2 && l.Cluster.External == "" {
+				c.hint("two nodes keep one copy of what is acknowledged: let a third join")
+			}
 			return nil
 		},
 	}

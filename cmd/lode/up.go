@@ -196,8 +196,11 @@ func (c *cli) announce(ctx context.Context, n localNode, o nodeOptions) {
 			joined = "joined " + o.join.address() + ": "
 		}
 		c.say("%s%s, %s; an acknowledged write survives %s", joined, plural(len(l.Items), "node"), l.Cluster.Line(), l.Cluster.SurvivesText())
-		if len(l.Items) == 2 && l.Cluster.External == "" {
+		switch alone := l.Cluster.External == "" && len(l.Cluster.Members) == 1; {
+		case alone && len(l.Items) == 2:
 			c.hint("two nodes keep one copy of what is acknowledged: a third makes it three")
+		case alone:
+			c.hint("three of them become bus members within seconds: lode nodes tells when")
 		}
 		return
 	}
