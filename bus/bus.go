@@ -54,6 +54,9 @@ type Config struct {
 	Remote *Remote
 
 	unsynced bool // no fsync: tests fill large stores with it
+	// reached is told of each step of a move, on every node that takes part.
+	// Tests stop the node there.
+	reached func(step string)
 }
 
 // ClusterConfig is how a node's bus reaches the other nodes. All functions may
@@ -214,6 +217,13 @@ func (b *Bus) firstLayout() (Layout, error) {
 		l = Layout{Cluster: newID(), Generation: 1, Members: []Member{self}}
 	}
 	return l, writeLayout(b.cfg.Dir, l)
+}
+
+// reached tells tests how far a move has come here.
+func (b *Bus) reached(step string) {
+	if b.cfg.reached != nil {
+		b.cfg.reached(step)
+	}
 }
 
 // open reports an error when the bus was closed.

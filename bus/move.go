@@ -28,18 +28,22 @@ import (
 //     move at a time, and who finds it can end it.)
 //  2. The new members start servers of the new generation, in folders of their
 //     own, beside those of the old one.
-//  3. Every node that answers holds its writes back and waits for those under
+//  3. While writes go on, each stream is copied with its positions, compared to
+//     the byte, and followed (follow.go).
+//  4. Every node that answers holds its writes back and waits for those under
 //     way. The old members cut off every other node.
-//  4. Each stream of the old generation gives up its subjects: whoever has not
+//  5. Each stream of the old generation gives up its subjects: whoever has not
 //     heard of the move gets no answer to a write.
-//  5. Each stream is copied with its positions, compared to the byte, and put
-//     on the disks of the new members. The old ones must not have changed.
-//  6. The record says committed. This one swap decides.
-//  7. Every node switches over; writes go on. Old stores are removed when all
+//  6. What was written since 3 is copied and compared too, and all is put on
+//     the disks of the new members. The old streams must not have changed.
+//  7. The record says committed. This one swap decides.
+//  8. Every node switches over; writes go on. Old stores are removed when all
 //     that answer have written to the new generation.
 //
-// A crash before 6 is undone by whoever finds the record without its mover
-// (tend); after it, the node that finds it switches, and tells others.
+// A crash before 7 is undone by whoever finds the record without its mover
+// (tend); after it, the node that finds it switches, and tells others. Writes
+// wait from 4 to 8, for no longer than frozenMost and what it takes to undo;
+// where that is not enough, all is undone and tried again.
 type moveRecord struct {
 	To    Layout      `json:"to"`
 	Mover lode.NodeID `json:"mover"`
@@ -53,11 +57,13 @@ const (
 
 	moveKey = "move"
 
-	prepareWait = 20 * time.Second
+	prepareWait = 40 * time.Second
 	freezeFor   = 2 * time.Second // unless it is repeated
 	holdEvery   = 500 * time.Millisecond
 	settleWait  = 2500 * time.Millisecond
-	copyWait    = 8 * time.Second // from the freeze to the commit
+	frozenMost  = 6 * time.Second // from the freeze to the commit
+	undoWait    = 2 * callWait
+	attempts    = 3 // of what comes after the new members have found together
 )
 
 // mover is one Move under way.
@@ -71,8 +77,13 @@ type mover struct {
 	rev     uint64
 	heard   []lode.NodeID
 	mark    time.Time
-	streams map[string]*jetstream.StreamInfo // of the old generation, when nobody could write any more
+	streams streamSet // of the old generation, as they were last looked at
+	copies  copies
+	late    bool // it failed though all members took part: another attempt may help
 }
+
+// streamSet is the streams of one generation, by name.
+type streamSet map[string]*jetstream.StreamInfo
 
 // Move makes other nodes the members of the bus: 1, 3 or 5 of them, also the
 // same ones (which renews the copy of one that has lost its own). Writes wait
@@ -87,32 +98,43 @@ func (b *Bus) Move(ctx context.Context, members []Member) error {
 		return lode.Errorf(lode.Conflict, "the bus is moving already")
 	}
 	defer b.busy.Unlock()
+	for n := 1; ; n++ {
+		again, err := b.move(ctx, members)
+		if err == nil || !again || n == attempts || ctx.Err() != nil || b.open() != nil {
+			return err
+		}
+		b.cfg.Logger.Warn("bus: a change of its members did not come to its end and was undone; it is tried again", "err", err)
+	}
+}
+
+// move is one attempt; again says that another one may succeed.
+func (b *Bus) move(ctx context.Context, members []Member) (again bool, err error) {
 	defer b.setMoving(0)
 	m := &mover{b: b, from: b.Layout(), old: side{b.nc, b.js}}
 	m.to = Layout{Cluster: m.from.Cluster, Members: slices.Clone(members), Secret: newID()}
 	if err := m.to.check(); err != nil {
-		return err
+		return false, err
 	}
 	if err := m.begin(ctx); err != nil {
-		return err
+		return false, err
 	}
+	b.reached("begun")
 	began := time.Now()
-	err := m.run(ctx)
-	if err != nil {
+	if err = m.run(ctx); err != nil {
 		if lode.KindOf(err) == lode.Unavailable && strings.Contains(err.Error(), "not known") {
-			return err
+			return false, err
 		}
 		// What could not be undone now is undone by whoever finds the record.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callWait)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 		defer cancel()
 		if uerr := b.undo(ctx, moveRecord{m.to, b.cfg.Node, phaseCopying}, m.rev); uerr != nil {
-			b.cfg.Logger.Error("bus: a move that failed is not undone yet", "err", uerr)
+			b.cfg.Logger.Warn("bus: a move that failed is not undone yet", "err", uerr)
 			b.doubt()
 		}
-		return wrap(err, "move the bus")
+		return m.late, wrap(err, "move the bus")
 	}
-	b.cfg.Logger.Info("bus: moved", "generation", m.to.Generation, "members", len(m.to.Members), "took", time.Since(began))
-	return nil
+	b.cfg.Logger.Info("bus: moved", "generation", m.to.Generation, "members", len(m.to.Members), "took", time.Since(began).Round(time.Millisecond))
+	return false, nil
 }
 
 // begin writes the record.
@@ -141,8 +163,16 @@ func (m *mover) run(ctx context.Context) error {
 	if err := m.prepare(ctx); err != nil {
 		return err
 	}
+	m.late = true
 	defer m.next.nc.Close()
-	ctx, cancel := context.WithTimeout(ctx, copyWait)
+	m.b.reached("prepared")
+	m.mark = time.Now()
+	if err := m.ahead(ctx); err != nil {
+		return err
+	}
+	m.lap("ahead")
+	m.reachable(ctx)
+	ctx, cancel := context.WithTimeout(ctx, frozenMost)
 	defer cancel()
 	began := time.Now()
 	m.mark = began
@@ -155,13 +185,12 @@ func (m *mover) run(ctx context.Context) error {
 	if err := m.copy(ctx); err != nil {
 		return err
 	}
-	m.lap("compared")
 	if err := m.commit(ctx); err != nil {
 		return err
 	}
 	m.lap("committed")
 	m.spread(context.WithoutCancel(ctx))
-	m.b.cfg.Logger.Info("bus: writes have waited", "for", time.Since(began))
+	m.b.cfg.Logger.Info("bus: writes have waited", "for", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
@@ -170,6 +199,7 @@ func (m *mover) lap(step string) {
 	now := time.Now()
 	m.b.cfg.Logger.Debug("bus: a step of the move", "step", step, "took", now.Sub(m.mark))
 	m.mark = now
+	m.b.reached(step)
 }
 
 // prepare has the servers of the new generation started, and waits until they
@@ -244,10 +274,22 @@ func (m *mover) all(ctx context.Context, nodes []lode.NodeID, q question, wait t
 	return nil
 }
 
+// reachable looks who answers, before anybody waits: the freeze would wait for
+// who does not.
+func (m *mover) reachable(ctx context.Context) {
+	m.heard = nil
+	for n := range m.b.askAll(ctx, append(m.b.others(), m.b.cfg.Node), question{Op: "layout"}, askWait) {
+		m.heard = append(m.heard, n)
+	}
+}
+
 // freeze holds all writes back until stop is called.
 func (m *mover) freeze(ctx context.Context) (stop func(), err error) {
-	q := question{Op: "freeze", Layout: m.to}
-	nodes := append(m.b.others(), m.b.cfg.Node)
+	if m.heard == nil {
+		m.reachable(ctx)
+	}
+	q, nodes := question{Op: "freeze", Layout: m.to}, m.heard
+	m.heard = nil
 	for n := range m.b.askAll(ctx, nodes, q, settleWait+500*time.Millisecond) {
 		m.heard = append(m.heard, n)
 	}
@@ -277,16 +319,16 @@ func (m *mover) freeze(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return stop, err
 	}
-	return stop, m.each(func(i *jetstream.StreamInfo) error { return m.old.fence(ctx, i, true) })
+	return stop, each(m.streams, func(i *jetstream.StreamInfo) error { return m.old.fence(ctx, i, true) })
 }
 
 // each does something for every stream, some at a time.
-func (m *mover) each(do func(*jetstream.StreamInfo) error) error {
+func each(all streamSet, do func(*jetstream.StreamInfo) error) error {
 	var mu sync.Mutex
 	var first error
 	var group sync.WaitGroup
 	slots := make(chan struct{}, 8)
-	for _, i := range m.streams {
+	for _, i := range all {
 		group.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
@@ -301,119 +343,6 @@ func (m *mover) each(do func(*jetstream.StreamInfo) error) error {
 	}
 	group.Wait()
 	return first
-}
-
-// copy brings everything over and compares it.
-func (m *mover) copy(ctx context.Context) error {
-	before, err := m.old.streams(ctx)
-	if err != nil {
-		return err
-	}
-	m.streams = before
-	if err := m.each(func(i *jetstream.StreamInfo) error { return m.copyOne(ctx, i) }); err != nil {
-		return err
-	}
-	var nodes []lode.NodeID
-	for _, n := range m.to.Members {
-		nodes = append(nodes, n.Node)
-	}
-	m.lap("copied")
-	if err := m.whole(ctx, nodes); err != nil {
-		return err
-	}
-	m.lap("complete")
-	if err := m.each(func(i *jetstream.StreamInfo) error { return sameStream(ctx, m.old, m.next, i.Config.Name) }); err != nil {
-		return err
-	}
-	if err := m.all(ctx, nodes, question{Op: "sync", Layout: m.to}, copyWait); err != nil {
-		return err
-	}
-	after, err := m.old.streams(ctx)
-	if err != nil {
-		return err
-	}
-	for name, i := range after {
-		b := before[name]
-		if b == nil || !isFenced(i) || i.State.LastSeq != b.State.LastSeq {
-			return lode.Errorf(lode.Unavailable, "%s was written to while it was copied", name)
-		}
-	}
-	return nil
-}
-
-// whole waits until every new member has all of every stream. The server
-// counts a copy as current before it has been told of what was restored, so
-// each member is asked what it has itself. A member may also miss the offer of
-// a copy, and asks for it again only after 5 s: a stream that is late for its
-// size is copied once more.
-func (m *mover) whole(ctx context.Context, nodes []lode.NodeID) error {
-	began := time.Now()
-	for patience := time.Duration(1); ; {
-		late := m.behind(ctx, nodes)
-		if len(late) == 0 {
-			return nil
-		}
-		again := false
-		for _, i := range late {
-			fair := 700*time.Millisecond + time.Duration(i.State.Bytes/(20<<20))*time.Second
-			if time.Since(began) < patience*fair {
-				continue
-			}
-			again = true
-			if err := m.next.js.DeleteStream(ctx, i.Config.Name); err != nil {
-				return err
-			}
-			if err := m.copyOne(ctx, i); err != nil {
-				return err
-			}
-		}
-		if again {
-			began = time.Now()
-			patience *= 2
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return lode.Errorf(lode.Unavailable, "the copies of the new generation do not become complete: %s is not", late[0].Config.Name)
-		}
-	}
-}
-
-// behind lists the streams that a new member lacks a part of.
-func (m *mover) behind(ctx context.Context, nodes []lode.NodeID) (late []*jetstream.StreamInfo) {
-	answers := m.b.askAll(ctx, nodes, question{Op: "state", Layout: m.to}, askWait)
-	for name, i := range m.streams {
-		first := answers[nodes[0]].Streams[name]
-		for _, n := range nodes {
-			s, ok := answers[n].Streams[name]
-			if !ok || s.Last != i.State.LastSeq || s.Msgs != first.Msgs || s.Msgs == 0 && i.State.Msgs > 0 {
-				late = append(late, i)
-				break
-			}
-		}
-	}
-	return late
-}
-
-// copyOne copies a stream, again if a server did not answer in time.
-func (m *mover) copyOne(ctx context.Context, i *jetstream.StreamInfo) (err error) {
-	cfg := i.Config
-	cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
-	for range 3 {
-		tctx, cancel := context.WithTimeout(ctx, tryWait+time.Duration(i.State.Bytes/(10<<20))*time.Second)
-		err = copyStream(tctx, m.old, m.next, cfg)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			break
-		}
-		dctx, cancel := context.WithTimeout(ctx, tryWait)
-		m.next.js.DeleteStream(dctx, cfg.Name) // what there is of it; the next attempt tells
-		cancel()
-	}
-	if err != nil {
-		return lode.Errorf(lode.Unavailable, "copy %s: %w", cfg.Name, err)
-	}
-	return nil
 }
 
 // commit is the one swap that decides.
@@ -445,6 +374,7 @@ func (m *mover) spread(ctx context.Context) {
 	if err := m.b.adopt(m.to); err != nil {
 		m.b.cfg.Logger.Error("bus: the new layout cannot be taken over here", "err", err)
 	}
+	m.b.reached("adopted")
 	m.b.askAll(ctx, m.b.others(), question{Op: "switch", Layout: m.to}, askWait)
 	m.b.arrive(askWait)
 }

@@ -140,7 +140,7 @@ func TestGrow(t *testing.T) {
 			t.Fatal("old stores are left:", left)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(w.dir, "b", "store-5")); err != nil {
+	if _, err := os.Stat(storeDir(filepath.Join(w.dir, "b"), b.Layout().Generation)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -120,5 +120,16 @@ func subjectsOf(stream string) []string {
 	return []string{"log." + strings.TrimPrefix(stream, "LOG_")}
 }
 
+// fillSubject is that of a message which only takes up a position for a while
+// (follow.go); no key of a table is written like this.
+func fillSubject(stream string) string {
+	if table, ok := strings.CutPrefix(stream, "KV_"); ok {
+		return tableSubject(table, "=fill")
+	}
+	return subjectsOf(stream)[0]
+}
+
+func isLog(stream string) bool { return strings.HasPrefix(stream, "LOG_") }
+
 // fencedSubject is all that a stream takes while it is copied.
 func fencedSubject(stream string) string { return "fenced." + stream }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"lode"
 )
 
@@ -239,6 +241,8 @@ func (b *Bus) left(generation uint64) bool {
 
 // takePart answers what a mover asks of a node.
 func (b *Bus) takePart(ctx context.Context, q question) error {
+	b.reached("asked to " + q.Op)
+	defer b.reached("done " + q.Op)
 	switch q.Op {
 	case "prepare":
 		return b.prepare(ctx, q.Layout)
@@ -260,6 +264,8 @@ func (b *Bus) takePart(ctx context.Context, q question) error {
 			}
 		}
 		return nil
+	case "firm":
+		return b.firm(ctx, q.Layout)
 	case "sync":
 		return syncStore(storeDir(b.cfg.Dir, q.Layout.Generation))
 	case "thaw":
@@ -299,7 +305,42 @@ func (b *Bus) prepare(ctx context.Context, l Layout) error {
 	if err := b.markFormed(l); err != nil {
 		return err
 	}
-	i, err := b.launch(ctx, l)
+	o := b.options(l)
+	if len(l.Members) == 1 {
+		o.SyncAlways = false // until firm
+	}
+	return b.replace(ctx, l, nil, o)
+}
+
+// firm ends the time in which a server that is alone does not put each message
+// on the disk: it takes a copy message by message, and would take a thousand
+// times as long.
+func (b *Bus) firm(ctx context.Context, l Layout) error {
+	b.switching.Lock()
+	defer b.switching.Unlock()
+	i := b.instance(l.Generation)
+	if i == nil || i.layout.Secret != l.Secret {
+		return lode.Errorf(lode.Conflict, "generation %d is not being made here", l.Generation)
+	}
+	if o := b.options(l); i.options.SyncAlways != o.SyncAlways {
+		return b.replace(ctx, l, i, o)
+	}
+	return nil
+}
+
+// replace starts the server of a generation instead of another one, or of
+// none.
+func (b *Bus) replace(ctx context.Context, l Layout, old *instance, o *server.Options) error {
+	if old != nil {
+		b.mu.Lock()
+		delete(b.instances, l.Generation)
+		b.mu.Unlock()
+		old.stop()
+		if err := syncStore(storeDir(b.cfg.Dir, l.Generation)); err != nil {
+			return lode.Errorf(lode.Unavailable, "prepare the move of the bus: %w", err)
+		}
+	}
+	i, err := b.launchWith(ctx, l, o)
 	if err != nil {
 		return err
 	}

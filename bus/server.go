@@ -69,7 +69,11 @@ func (inProcessOnly) Check(c server.ClientAuthentication) bool {
 
 // launch starts the server of a generation.
 func (b *Bus) launch(ctx context.Context, l Layout) (*instance, error) {
-	i := &instance{layout: l, options: b.options(l)}
+	return b.launchWith(ctx, l, b.options(l))
+}
+
+func (b *Bus) launchWith(ctx context.Context, l Layout, o *server.Options) (*instance, error) {
+	i := &instance{layout: l, options: o}
 	if err := os.MkdirAll(i.options.StoreDir, 0o700); err != nil {
 		return nil, lode.Errorf(lode.Unavailable, "open bus: %w", err)
 	}

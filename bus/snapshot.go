@@ -129,11 +129,15 @@ func finishRestore(ctx context.Context, to side, subject, name string) error {
 	return nil
 }
 
+// span is a part of a stream: what stands behind after, up to upto. The zero
+// span is all of it.
+type span struct{ after, upto uint64 }
+
 // sameStream compares a stream. A copy that lags, or that is being read while
 // its member goes away, answers late or not at all: then another one is asked.
-func sameStream(ctx context.Context, from, to side, name string) (err error) {
+func sameStream(ctx context.Context, from, to side, name string, part span) (err error) {
 	for range 5 {
-		err = compareStreams(ctx, from, to, name)
+		err = compareStreams(ctx, from, to, name, part)
 		if err == nil || ctx.Err() != nil || lode.KindOf(err) == lode.Damaged {
 			return err
 		}
@@ -142,9 +146,9 @@ func sameStream(ctx context.Context, from, to side, name string) (err error) {
 }
 
 // compareStreams checks that two copies of a stream are equal: the last position,
-// and each message to the byte. Only marks that live for a while may be gone
-// on one side.
-func compareStreams(ctx context.Context, from, to side, name string) error {
+// unless only a part is compared, and each message to the byte. Only marks that
+// live for a while may be gone on one side.
+func compareStreams(ctx context.Context, from, to side, name string, part span) error {
 	var infos [2]*jetstream.StreamInfo
 	var readers [2]*reader
 	for i, s := range []side{from, to} {
@@ -153,15 +157,17 @@ func compareStreams(ctx context.Context, from, to side, name string) error {
 			return err
 		}
 		infos[i] = st.CachedInfo()
-		r, err := newReader(ctx, st)
+		r, err := newReader(ctx, st, part)
 		if err != nil {
 			return err
 		}
 		defer r.stop()
 		readers[i] = r
 	}
-	if a, b := infos[0].State.LastSeq, infos[1].State.LastSeq; a != b {
-		return lode.Errorf(lode.Damaged, "the copy of %s ends at %d, not at %d", name, b, a)
+	if a, b := infos[0].State, infos[1].State; part.upto == 0 && a.LastSeq != b.LastSeq {
+		return lode.Errorf(lode.Damaged, "the copy of %s ends at %d, not at %d", name, b.LastSeq, a.LastSeq)
+	} else if part.upto == 0 && part.after > 0 && a.Msgs != b.Msgs {
+		return lode.Errorf(lode.Damaged, "the copy of %s has %d messages, not %d", name, b.Msgs, a.Msgs)
 	}
 	a, err := readers[0].next()
 	if err != nil {
@@ -196,7 +202,10 @@ func compareStreams(ctx context.Context, from, to side, name string) error {
 	}
 }
 
+// sameHeader compares headers but for what a writer expected of the stream: it
+// has had its effect, and what is followed is written without it (follow.go).
 func sameHeader(a, b nats.Header) bool {
+	a, b = lasting(a), lasting(b)
 	if len(a) != len(b) {
 		return false
 	}
@@ -208,10 +217,22 @@ func sameHeader(a, b nats.Header) bool {
 	return true
 }
 
-// reader reads a stream that does not change from its front to its end.
+// lasting is a header without what its writer expected.
+func lasting(h nats.Header) nats.Header {
+	out := make(nats.Header)
+	for k, v := range h {
+		if !strings.HasPrefix(k, "Nats-Expected-") {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// reader reads a part of a stream from its front to its end.
 type reader struct {
 	it    jetstream.MessagesContext
 	ctx   context.Context
+	upto  uint64 // 0: the end
 	ended bool
 }
 
@@ -223,16 +244,20 @@ type stored struct {
 // passing reports whether a message is removed by the server in time.
 func (s *stored) passing() bool { return s.m.Headers().Get(jetstream.MsgTTLHeader) != "" }
 
-func newReader(ctx context.Context, st jetstream.Stream) (*reader, error) {
-	if st.CachedInfo().State.Msgs == 0 {
+func newReader(ctx context.Context, st jetstream.Stream, part span) (*reader, error) {
+	if s := st.CachedInfo().State; s.Msgs == 0 || s.LastSeq <= part.after {
 		return &reader{ended: true}, nil
 	}
-	c, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+	if part.after > 0 {
+		cfg = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: part.after + 1}
+	}
+	c, err := st.OrderedConsumer(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	it, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(512, 2*maxPayload))
-	return &reader{it: it, ctx: ctx}, err
+	return &reader{it: it, ctx: ctx, upto: part.upto}, err
 }
 
 func (r *reader) next() (*stored, error) {
@@ -249,7 +274,10 @@ func (r *reader) next() (*stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.ended = meta.NumPending == 0
+	r.ended = meta.NumPending == 0 || r.upto > 0 && meta.Sequence.Stream >= r.upto
+	if r.upto > 0 && meta.Sequence.Stream > r.upto {
+		return nil, nil
+	}
 	return &stored{m, meta.Sequence.Stream}, nil
 }
 
@@ -260,8 +288,8 @@ func (r *reader) stop() {
 }
 
 // streams lists what a generation holds but for the record of its own moves.
-func (s side) streams(ctx context.Context) (map[string]*jetstream.StreamInfo, error) {
-	out := make(map[string]*jetstream.StreamInfo)
+func (s side) streams(ctx context.Context) (streamSet, error) {
+	out := make(streamSet)
 	l := s.js.ListStreams(ctx)
 	for i := range l.Info() {
 		if i.Config.Name != tableStream(layoutTable) {
