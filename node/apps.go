@@ -242,8 +242,10 @@ func (a apps) ListNames(ctx context.Context, ns lode.Namespace, kind api.ItemKin
 	}
 	if kind == "" || kind == api.KindDataset {
 		heads, err := a.data.List(ctx, ns)
-		if err != nil {
+		if err != nil && (kind != "" || lode.KindOf(err) != lode.Unavailable) {
 			return api.List[api.Item]{}, err
+		} else if err != nil { // what is declared is known without the bus
+			a.cfg.Logger.Warn("the list of names is without undeclared datasets", "err", err)
 		}
 		all = mergeDatasets(all, heads, a.cfg.Name)
 	}

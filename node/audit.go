@@ -26,6 +26,8 @@ type audit struct {
 const (
 	auditKeep  = 10000
 	auditSweep = 500 // entries between two looks at what is too old
+
+	auditUnavailable = 250 * time.Millisecond
 )
 
 func openAudit(ctx context.Context, b *bus.Bus, node lode.NodeID) (*audit, error) {
@@ -48,6 +50,11 @@ func (a *audit) RecordAudit(ctx context.Context, e api.AuditEntry) error {
 	b, err := json.Marshal(e)
 	if err != nil {
 		return err
+	}
+	if e.Kind == lode.Unavailable { // nobody waits longer for the record of what could not be done
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, auditUnavailable)
+		defer cancel()
 	}
 	if _, err := a.table.Put(ctx, a.key(time.Now()), b); err != nil {
 		return err

@@ -210,14 +210,16 @@ func (n *Node) newJobs(ctx context.Context) (*job.Jobs, error) {
 
 // coordinator is this node's jobs if it is the keeper, else the keeper's door.
 func (n *Node) coordinator(ctx context.Context, ns lode.Namespace) (*job.Jobs, *api.Client, error) {
-	for end := time.Now().Add(keeperWait); ; wait(ctx, 50*time.Millisecond) {
+	for began := time.Now(); ; wait(ctx, 50*time.Millisecond) {
 		keeper, own := n.seat.who()
 		switch {
 		case own != nil:
 			return own, nil, nil
 		case keeper != "" && keeper != n.fleet.id && !local(ctx):
 			return nil, n.client(keeper, ns), nil
-		case !time.Now().Before(end) || ctx.Err() != nil:
+		case n.hopeless(began):
+			return nil, nil, noMajority()
+		case time.Since(began) >= keeperWait || ctx.Err() != nil:
 			return nil, nil, noKeeper()
 		}
 	}
@@ -227,7 +229,7 @@ func (n *Node) coordinator(ctx context.Context, ns lode.Namespace) (*job.Jobs, *
 // keeper is lost meanwhile it waits for the next one and does it again: always
 // if it only reads, else if nothing of it was sent.
 func (n *Node) coordinate(ctx context.Context, ns lode.Namespace, reads bool, here func(*job.Jobs) error, there func(*api.Client) error) error {
-	for end := time.Now().Add(2 * keeperWait); ; wait(ctx, 100*time.Millisecond) {
+	for began := time.Now(); ; wait(ctx, 100*time.Millisecond) {
 		own, far, err := n.coordinator(ctx, ns)
 		if err != nil {
 			return err
@@ -237,11 +239,24 @@ func (n *Node) coordinate(ctx context.Context, ns lode.Namespace, reads bool, he
 		}
 		err = there(far)
 		again := errors.Is(err, link.ErrNotSent) || reads && lode.KindOf(err) == lode.Unavailable
-		if !again || !time.Now().Before(end) || ctx.Err() != nil {
+		switch {
+		case !again || time.Since(began) >= 2*keeperWait || ctx.Err() != nil:
 			return err
+		case n.hopeless(began):
+			return noMajority()
 		}
 	}
 }
+
+// hopeless reports whether no keeper is to be expected by who waits since then:
+// without a majority of the bus none is chosen.
+func (n *Node) hopeless(since time.Time) bool {
+	return time.Since(since) >= keeperHope && !n.health().Quorum
+}
+
+// keeperHope is how long a request waits where the bus has no majority: it may
+// have been gone for a moment only.
+const keeperHope = 2500 * time.Millisecond
 
 // keeperWait is how long a request waits for a keeper.
 const keeperWait = 5 * time.Second

@@ -32,7 +32,7 @@ type seat struct {
 }
 
 // keeperTTL is how long the others wait for a keeper that has fallen silent.
-const keeperTTL = 3 * time.Second
+const keeperTTL = 4 * time.Second
 
 // openSeat begins to compete for the lease, and to follow who holds it. On a
 // node that is alone it returns as the keeper.
@@ -260,4 +260,11 @@ func noKeeper() error {
 	e := lode.Errorf(lode.Unavailable, "the cluster has no keeper at the moment")
 	e.RetryAfter = time.Second
 	return e.WithHint("try again in a second; if it stays so, lode nodes shows whether most bus members answer")
+}
+
+// noMajority says that nothing can be kept from here for now.
+func noMajority() error {
+	e := lode.Errorf(lode.Unavailable, "most members of the bus cannot be reached from this node: nothing new is kept until they can")
+	e.RetryAfter = 2 * time.Second
+	return e.WithHint("lode nodes shows who is lost; another node may be on the side that goes on")
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,31 +80,33 @@ func (c *cluster) cutOne(victim string, version int, dark time.Duration) {
 // healed waits until every node sees every other and all members answer.
 func (c *cluster) healed() {
 	c.t.Helper()
-	var last string
-	defer func() {
-		if c.t.Failed() {
-			c.t.Log("the nodes are not as they should be: " + last)
+	last := ""
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if last = c.ill(); last == "" {
+			return
 		}
-	}()
-	waitFor(c.t, "the cluster to be whole", func() bool {
-		for name, p := range c.nodes {
-			l, err := p.api.Nodes(c.t.Context())
-			if err != nil {
-				last = name + ": " + err.Error()
-				return false
-			}
-			last = fmt.Sprintf("%s: %+v", name, l)
-			if l.Cluster.Keeper == "" || !l.Cluster.Quorum || l.Cluster.Answering != len(l.Cluster.Members) {
-				return false
-			}
-			for _, n := range l.Items {
-				if n.State != api.NodeReady {
-					return false
-				}
+	}
+	c.t.Fatalf("the cluster does not get whole: %s", last)
+}
+
+// ill says what is wrong with the cluster, as some node sees it; "": nothing.
+func (c *cluster) ill() string {
+	for name, p := range c.nodes {
+		l, err := p.api.Nodes(c.t.Context())
+		if err != nil {
+			return name + ": " + err.Error()
+		}
+		s := l.Cluster
+		if s.Keeper == "" || !s.Quorum || s.External == "" && s.Answering != len(s.Members) {
+			return fmt.Sprintf("%s: %+v", name, s)
+		}
+		for _, n := range l.Items {
+			if n.State != api.NodeReady {
+				return fmt.Sprintf("%s: %s is %s: %+v", name, n.Name, n.State, n.Link)
 			}
 		}
-		return true
-	})
+	}
+	return ""
 }
 
 // alone checks what a node does that hears nobody: it serves what it knows, and
@@ -131,25 +134,26 @@ func (c *cluster) alone(name string, version int) {
 func (c *cluster) refuses(p *process, kinds ...lode.Kind) {
 	t := c.t
 	t.Helper()
+	var all sync.WaitGroup
 	for what, write := range p.writes() {
-		began := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		err := write(ctx)
-		cancel()
-		took := time.Since(began)
-		t.Logf("%s at %s: refused after %s: %v", what, p.name, took.Round(time.Millisecond), err)
-		e := lode.AsError(err)
-		if err == nil || e == nil || !has(kinds, e.Kind) {
-			t.Errorf("%s at %s: %v, want one of %v", what, p.name, err, kinds)
-			continue
-		}
-		if e.Kind == lode.Unavailable && e.Hint == "" && e.RetryAfter == 0 {
-			t.Errorf("%s at %s says nothing of what to do: %+v", what, p.name, e)
-		}
-		if took > 20*time.Second {
-			t.Errorf("%s at %s was refused after %s", what, p.name, took)
-		}
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			began := time.Now()
+			err := write(ctx)
+			took := time.Since(began).Round(time.Millisecond)
+			e := lode.AsError(err)
+			switch {
+			case e == nil || !has(kinds, e.Kind):
+				t.Errorf("%s at %s: %v after %s, want one of %v", what, p.name, err, took, kinds)
+			case e.Hint == "" && e.RetryAfter == 0:
+				t.Errorf("%s at %s says nothing of what to do: %+v", what, p.name, e)
+			default:
+				t.Logf("%s at %s: %s after %s: %v | %s", what, p.name, e.Kind, took, err, e.Hint)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func has(kinds []lode.Kind, k lode.Kind) bool {
