@@ -205,6 +205,10 @@ func (v nodes) RemoveNode(ctx context.Context, name lode.NodeID, force bool) err
 		_, err := v.GetNode(ctx, name)
 		return err
 	}
+	if len(v.fleet.known()) == 1 {
+		return lode.Errorf(lode.Precondition, "node %s is the last of its cluster", name).
+			WithHint("to end the cluster stop the node and remove its data folder")
+	}
 	if r.State == member.Ready && v.fleet.alive(name) && !force {
 		return lode.Errorf(lode.Precondition, "node %s is ready and carries work", name).
 			WithHint("drain it first: lode drain %s; or remove it at once, with what it alone has, with --force", name)

@@ -234,7 +234,7 @@ func (c cluster) whereShards(ctx context.Context, ns lode.Namespace, v *api.Data
 		}
 		parts = append(parts, fmt.Sprintf("%s has %d", node, n))
 	}
-	return fmt.Sprintf("of %d shards %s: jobs run there", len(ds), strings.Join(parts, ", "))
+	return fmt.Sprintf("of all %d, %s: jobs run there", len(ds), strings.Join(parts, ", "))
 }
 
 func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Explanation, error) {
@@ -246,7 +246,7 @@ func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.N
 	switch {
 	case d.Dataset != nil:
 		v := d.Dataset
-		out.Summary = fmt.Sprintf("version %d, %s in %d shards, %d records (%s)", v.Version, bytesText(v.Bytes), v.Shards, v.Count, v.Records)
+		out.Summary = fmt.Sprintf("version %d, %s; shards: %d, records: %d (%s)", v.Version, bytesText(v.Bytes), v.Shards, v.Count, v.Records)
 		out.Facts["placement"] = c.whereShards(ctx, ns, v)
 		return out, nil
 	case d.Queue != nil:
