@@ -232,9 +232,9 @@ func (c cluster) whereShards(ctx context.Context, ns lode.Namespace, v *api.Data
 				n++
 			}
 		}
-		parts = append(parts, fmt.Sprintf("%s has %d", node, n))
+		parts = append(parts, fmt.Sprintf("%s has %d of %d", node, n, len(ds)))
 	}
-	return fmt.Sprintf("of all %d, %s: jobs run there", len(ds), strings.Join(parts, ", "))
+	return strings.Join(parts, ", ") + ": jobs run there"
 }
 
 func (c cluster) explainName(ctx context.Context, ns lode.Namespace, name lode.Name) (api.Explanation, error) {
