@@ -95,7 +95,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 	}
 	use := regexp.MustCompile(`Use:\s+"([a-z]+)`)
 	flag := regexp.MustCompile(`(?:Var|VarP|String|Bool|Int|Duration)\((?:[^"\n]*, )?"([a-z-]+)"`)
-	hidden := []string{"lode", "child", "worker", "join", "nats", "acme", "zone", "label", "token"} // of later versions, or not for people
+	hidden := []string{"lode", "child", "worker", "acme"} // of later versions, or not for people
 	commands, flags := 0, 0
 	for _, file := range sources {
 		b, err := os.ReadFile(file)
@@ -121,10 +121,69 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 	if commands < 40 || flags < 40 {
 		t.Errorf("%d commands and %d flags were found: the patterns of this test do not fit the sources", commands, flags)
 	}
+	registered := map[string]bool{"help": true, "version": true}
+	foreign := []string{"function-name", "payload", "data-binary"} // of aws and curl
+	for _, file := range sources {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range flag.FindAllStringSubmatch(string(b), -1) {
+			registered[m[1]] = true
+		}
+	}
+	for _, name := range []string{"cli.md", "cluster.md", "operations.md", "data.md", "async.md", "http.md", "functions.md"} {
+		for _, m := range regexp.MustCompile("[ `]--([a-z][a-z-]*[a-z])").FindAllStringSubmatch(page(t, name), -1) {
+			if !registered[m[1]] && !slices.Contains(foreign, m[1]) {
+				t.Errorf("docs/%s has a flag --%s, which no command takes", name, m[1])
+			}
+		}
+	}
 	for _, k := range lode.Kinds() {
 		if !strings.Contains(text, "`"+string(k)+"`") || !strings.Contains(page(t, "http.md"), "`"+string(k)+"`") {
 			t.Errorf("docs/cli.md or docs/http.md does not say what %s means", k)
 		}
+	}
+}
+
+// TestEveryMetricIsDocumented compares the tables of metrics with the names in
+// the sources, both ways.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	name := regexp.MustCompile(`"(lode_[a-z_]+|faas_[a-z_]+)", "[A-Z0-9]|Name: "(lode_[a-z_]+|faas_[a-z_]+)"`)
+	known := map[string]bool{}
+	for _, pattern := range []string{"../node/*.go", "../internal/telemetry/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range name.FindAllStringSubmatch(string(b), -1) {
+				known[m[1]+m[2]] = true
+			}
+		}
+	}
+	documented := map[string]bool{}
+	for _, p := range []string{"operations.md", "cluster.md"} {
+		for _, m := range regexp.MustCompile("`((?:lode|faas)_[a-z_]+)`").FindAllStringSubmatch(page(t, p), -1) {
+			documented[m[1]] = true
+		}
+	}
+	for metric := range known {
+		if !documented[metric] {
+			t.Errorf("neither docs/operations.md nor docs/cluster.md says what %s is", metric)
+		}
+	}
+	for metric := range documented {
+		if !known[metric] && metric != "faas_namespace" && metric != "faas_name" && metric != "faas_trigger" {
+			t.Errorf("%s is documented, and no metric", metric)
+		}
+	}
+	if len(known) < 30 {
+		t.Errorf("only %d metrics were found: the pattern of this test does not fit the sources", len(known))
 	}
 }
 
@@ -135,7 +194,7 @@ func TestLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := regexp.MustCompile(`\]\(([^)#\s]+)\)`)
-	for _, p := range append(pages, "../README.md") {
+	for _, p := range append(pages, "../README.md", "../ARCHITECTURE.md", "../RATIONALE.md", "../VOCABULARY.md", "../CHANGELOG.md") {
 		b, err := os.ReadFile(p)
 		if err != nil {
 			t.Fatal(err)
