@@ -31,6 +31,7 @@ type world struct {
 	log *slog.Logger
 
 	reserve int64 // of the nodes' disks
+	trap    func(n lode.NodeID) func(step string)
 
 	mu    sync.Mutex
 	nodes map[lode.NodeID]*Bus
@@ -108,7 +109,11 @@ func (w *world) reach(from, to lode.NodeID) (*Bus, error) {
 
 func (w *world) config(n lode.NodeID, join *Layout) Config {
 	m := w.member(n)
-	return Config{Reserve: w.reserve, Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
+	var reached func(string)
+	if w.trap != nil {
+		reached = w.trap(n)
+	}
+	return Config{reached: reached, Reserve: w.reserve, Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
 		Listen: m.Route,
 		Server: func() *tls.Config { return w.tls(n) },
 		Client: func() *tls.Config {

@@ -172,7 +172,7 @@ func (m *mover) prove(ctx context.Context, i *jetstream.StreamInfo) {
 			part = span{after: upto}
 		}
 	}
-	err := compareStreams(ctx, m.old, m.next, name, part)
+	err := compareStreams(ctx, m.old, m.next, name, part, 4*readWait)
 	st, serr := m.old.js.Stream(ctx, name)
 	if serr != nil {
 		return

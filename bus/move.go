@@ -207,11 +207,7 @@ func (m *mover) lap(step string) {
 func (m *mover) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, prepareWait)
 	defer cancel()
-	var nodes []lode.NodeID
-	for _, n := range m.to.Members {
-		nodes = append(nodes, n.Node)
-	}
-	if err := m.all(ctx, nodes, question{Op: "prepare", Layout: m.to}, prepareWait); err != nil {
+	if err := m.all(ctx, m.nodes(), question{Op: "prepare", Layout: m.to}, prepareWait); err != nil {
 		return err
 	}
 	p := &plug{b: m.b, layout: func() Layout { return m.to }}
@@ -236,7 +232,7 @@ func (m *mover) prepare(ctx context.Context) error {
 	}
 	cfg := tableConfig(layoutTable)
 	cfg.Replicas = len(m.to.Members)
-	for {
+	for asked := time.Now(); ; {
 		// What the new generation says of itself is true from the commit on.
 		tctx, cancel := context.WithTimeout(ctx, tryWait)
 		_, err = js.CreateOrUpdateStream(tctx, cfg)
@@ -246,6 +242,13 @@ func (m *mover) prepare(ctx context.Context) error {
 		cancel()
 		if err == nil {
 			return nil
+		}
+		if time.Since(asked) > askWait { // one may be gone, or may have been started again
+			if err := m.all(ctx, m.nodes(), question{Op: "prepare", Layout: m.to}, askWait); err != nil {
+				nc.Close()
+				return err
+			}
+			asked = time.Now()
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):

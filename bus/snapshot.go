@@ -27,7 +27,7 @@ type side struct {
 const (
 	chunkSize  = 512 << 10
 	chunkWait  = 5 * time.Second
-	readWait   = 1200 * time.Millisecond
+	readWait   = 300 * time.Millisecond // for the next message of a copy; longer with each attempt
 	streamPath = "$JS.API.STREAM."
 )
 
@@ -136,8 +136,8 @@ type span struct{ after, upto uint64 }
 // sameStream compares a stream. A copy that lags, or that is being read while
 // its member goes away, answers late or not at all: then another one is asked.
 func sameStream(ctx context.Context, from, to side, name string, part span) (err error) {
-	for range 5 {
-		err = compareStreams(ctx, from, to, name, part)
+	for n := range 5 {
+		err = compareStreams(ctx, from, to, name, part, readWait<<min(n, 3))
 		if err == nil || ctx.Err() != nil || lode.KindOf(err) == lode.Damaged {
 			return err
 		}
@@ -148,7 +148,7 @@ func sameStream(ctx context.Context, from, to side, name string, part span) (err
 // compareStreams checks that two copies of a stream are equal: the last position,
 // unless only a part is compared, and each message to the byte. Only marks that
 // live for a while may be gone on one side.
-func compareStreams(ctx context.Context, from, to side, name string, part span) error {
+func compareStreams(ctx context.Context, from, to side, name string, part span, wait time.Duration) error {
 	var infos [2]*jetstream.StreamInfo
 	var readers [2]*reader
 	for i, s := range []side{from, to} {
@@ -157,7 +157,7 @@ func compareStreams(ctx context.Context, from, to side, name string, part span) 
 			return err
 		}
 		infos[i] = st.CachedInfo()
-		r, err := newReader(ctx, st, part)
+		r, err := newReader(ctx, st, part, wait)
 		if err != nil {
 			return err
 		}
@@ -232,7 +232,8 @@ func lasting(h nats.Header) nats.Header {
 type reader struct {
 	it    jetstream.MessagesContext
 	ctx   context.Context
-	upto  uint64 // 0: the end
+	wait  time.Duration // for one message
+	upto  uint64        // 0: the end
 	ended bool
 }
 
@@ -244,7 +245,7 @@ type stored struct {
 // passing reports whether a message is removed by the server in time.
 func (s *stored) passing() bool { return s.m.Headers().Get(jetstream.MsgTTLHeader) != "" }
 
-func newReader(ctx context.Context, st jetstream.Stream, part span) (*reader, error) {
+func newReader(ctx context.Context, st jetstream.Stream, part span, wait time.Duration) (*reader, error) {
 	if s := st.CachedInfo().State; s.Msgs == 0 || s.LastSeq <= part.after {
 		return &reader{ended: true}, nil
 	}
@@ -257,14 +258,14 @@ func newReader(ctx context.Context, st jetstream.Stream, part span) (*reader, er
 		return nil, err
 	}
 	it, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(512, 2*maxPayload))
-	return &reader{it: it, ctx: ctx, upto: part.upto}, err
+	return &reader{it: it, ctx: ctx, wait: wait, upto: part.upto}, err
 }
 
 func (r *reader) next() (*stored, error) {
 	if r.ended {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, readWait)
+	ctx, cancel := context.WithTimeout(r.ctx, r.wait)
 	defer cancel()
 	m, err := r.it.Next(jetstream.NextContext(ctx))
 	if err != nil {
