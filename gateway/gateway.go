@@ -130,9 +130,10 @@ type Config struct {
 
 	// Linger is how long Shutdown goes on answering, with Connection: close and
 	// /readyz at 503, so that clients and load balancers have gone elsewhere
-	// before the listener closes. It ends early once nobody is connected. 0:
-	// not at all, which is right where nobody could go elsewhere.
-	Linger time.Duration
+	// before the listener closes. It ends early once nobody is connected. It is
+	// asked then; nil or 0: not at all, which is right where nobody could go
+	// elsewhere.
+	Linger func() time.Duration
 }
 
 // Gateway is the doors. It is an http.Handler; Serve runs it on a listener.

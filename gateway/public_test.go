@@ -239,7 +239,7 @@ func TestRollingRestart(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 		return echo(ctx, req, a)
 	})
-	first, one := w.start(t, func(c *Config) { c.Linger = 500 * time.Millisecond })
+	first, one := w.start(t, func(c *Config) { c.Linger = func() time.Duration { return 500 * time.Millisecond } })
 	_, two := w.start(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	var calls, elsewhere atomic.Int64
@@ -307,7 +307,7 @@ func TestShutdownEndsStreams(t *testing.T) {
 // TestLingerForNobody: without clients a node stops at once, or nearly.
 func TestLingerForNobody(t *testing.T) {
 	w := newWorld()
-	g, _ := w.start(t, func(c *Config) { c.Linger = time.Hour })
+	g, _ := w.start(t, func(c *Config) { c.Linger = func() time.Duration { return time.Hour } })
 	if err := g.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}

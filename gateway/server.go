@@ -200,10 +200,14 @@ const (
 // linger waits while clients find out that the node is about to go, and closes
 // the listeners.
 func (g *Gateway) linger(ctx context.Context) {
-	if g.cfg.Linger <= 0 {
+	if g.cfg.Linger == nil {
 		return
 	}
-	over := time.Now().Add(g.cfg.Linger)
+	most := g.cfg.Linger()
+	if most <= 0 {
+		return
+	}
+	over := time.Now().Add(most)
 	look := time.NewTicker(lingerLook)
 	defer look.Stop()
 	came, quiet := g.servers.opened.Load(), 0

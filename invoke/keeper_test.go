@@ -124,7 +124,7 @@ func TestKeeperIsAwaited(t *testing.T) {
 		req := &lode.Request{Namespace: "default", Function: "echo", Body: []byte("x")}
 		_, err := s.Submit(context.Background(), req)
 		e := lode.AsError(err)
-		if d := time.Since(begin); e == nil || e.Kind != lode.Unavailable || e.RetryAfter != time.Second || !strings.Contains(e.Detail, "choosing one") || d < keeperWait || d > 2*keeperWait {
+		if d := time.Since(begin); e == nil || e.Kind != lode.Unavailable || e.RetryAfter != time.Second || !strings.Contains(e.Detail, "no keeper at the moment") || d < keeperWait || d > 2*keeperWait {
 			t.Fatalf("no keeper: %v after %s", err, d)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -26,7 +26,11 @@ const (
 
 // HandleRemote runs an invocation that another node has placed here, or
 // answers its question for the wait. node makes it the handler of LinkMethod.
+// A nil Service answers too: that it begins nothing.
 func (s *Service) HandleRemote(ctx context.Context, in *link.Incoming) error {
+	if s == nil {
+		return in.Reply(appendWait([]byte{wireVersion, wireRefused, refusedDraining}, 0), nil)
+	}
 	if s.spread == nil {
 		return lode.Errorf(lode.Unavailable, "this node runs no work of other nodes")
 	}

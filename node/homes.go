@@ -99,10 +99,21 @@ func (n *Node) handlers() map[string]link.Handler {
 			}
 			return in.Reply(nil, answer)
 		}),
-		invoke.LinkMethod:   n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return n.invoke.HandleRemote(ctx, in) }),
-		invoke.KeeperMethod: n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return n.seat.serve(ctx, in) }),
-		job.MethodWork:      n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
-		"http":              n.late(n.open, n.serveFar),
+		// Who asks for these two goes elsewhere at once.
+		invoke.LinkMethod: func(ctx context.Context, in *link.Incoming) error {
+			if !n.isOpen() {
+				return (*invoke.Service)(nil).HandleRemote(ctx, in)
+			}
+			return n.invoke.HandleRemote(ctx, in)
+		},
+		invoke.KeeperMethod: func(ctx context.Context, in *link.Incoming) error {
+			if !n.isOpen() {
+				return (*invoke.Keeper)(nil).HandleRemote(ctx, in)
+			}
+			return n.seat.serve(ctx, in)
+		},
+		job.MethodWork: n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
+		"http":         n.late(n.open, n.serveFar),
 	}
 	for _, m := range replica.Methods() {
 		h[m] = n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return blobs()[m](ctx, in) })
@@ -110,14 +121,19 @@ func (n *Node) handlers() map[string]link.Handler {
 	return h
 }
 
+// isOpen reports whether every room of this node is there.
+func (n *Node) isOpen() bool {
+	select {
+	case <-n.open:
+		return true
+	default:
+		return false
+	}
+}
+
 // late answers once the channel is closed.
 func (n *Node) late(open <-chan struct{}, h link.Handler) link.Handler {
 	return func(ctx context.Context, in *link.Incoming) error {
-		select {
-		case <-open:
-			return h(ctx, in)
-		default:
-		}
 		select {
 		case <-open:
 			return h(ctx, in)
@@ -132,10 +148,8 @@ func (n *Node) late(open <-chan struct{}, h link.Handler) link.Handler {
 
 // beat is what heartbeats carry.
 func (n *Node) beat() []byte {
-	select {
-	case <-n.open:
-		return n.invoke.LoadReport()
-	default:
+	if !n.isOpen() {
 		return nil
 	}
+	return n.invoke.LoadReport()
 }

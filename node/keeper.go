@@ -44,7 +44,7 @@ func (n *Node) openSeat(ctx context.Context) error {
 	s := &seat{n: n, table: t, first: make(chan struct{}), stays: true}
 	n.seat = s
 	n.invoke.SetKeeper(nil)
-	ctx2, cancel := context.WithCancel(n.ctx)
+	ctx2, cancel := context.WithCancel(context.WithoutCancel(n.ctx)) // it outlives the doors: what they let in needs a keeper
 	var running sync.WaitGroup
 	running.Go(func() { s.compete(ctx2) })
 	running.Go(func() { s.follow(ctx2) })
@@ -111,6 +111,17 @@ func (s *seat) set(stays bool) {
 	}
 }
 
+// retire gives the lease to another node, if there is one that takes it.
+func (s *seat) retire() {
+	f := s.n.fleet
+	for _, r := range f.members.List() {
+		if r.Name != f.id && f.alive(r.Name) && !f.leaves(r.Name) {
+			s.set(false)
+			return
+		}
+	}
+}
+
 // keep is the keeper until the lease is lost, ctx ends or set says so.
 func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -146,17 +157,21 @@ func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 		case <-k.Lost():
 		}
 	}
+	cancel()
+	tending.Wait()
+	select {
+	case <-k.Lost():
+	default:
+		if lease.Valid() { // it takes what comes in meanwhile
+			dctx, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+			k.Drain(dctx) // what is cut runs again at the next keeper
+			stop()
+		}
+	}
 	s.mu.Lock()
 	s.keeper, s.jobs, s.leave, s.holder = nil, nil, nil, ""
 	s.mu.Unlock()
 	s.n.invoke.SetKeeper(nil)
-	cancel()
-	tending.Wait()
-	dctx, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
-	defer stop()
-	if lease.Valid() {
-		k.Drain(dctx) // what is cut runs again at the next keeper
-	}
 	if err := errors.Join(jobs.Close(), k.Close(), q.Close()); err != nil {
 		log.Warn("close what the keeper had open", "err", err)
 	}

@@ -425,7 +425,6 @@ func (n *Node) openInvoke(ctx context.Context) (err error) {
 	stop := n.catalog.Watch(n.pools.changed)
 	n.opened("watch", func(context.Context) error { stop(); return nil })
 	n.pools.changed(n.catalog.Generation())
-	close(n.open)
 	return nil
 }
 
@@ -439,7 +438,7 @@ func (n *Node) openData(ctx context.Context) error {
 }
 
 func (n *Node) openGateway(context.Context) (err error) {
-	n.gateway, err = gateway.New(gateway.Config{Node: n.Name(), Public: n.cfg.public, Hosts: n.hosts(), Ready: n.ready, Linger: n.linger(), Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
+	n.gateway, err = gateway.New(gateway.Config{Node: n.Name(), Public: n.cfg.public, Hosts: n.hosts(), Ready: n.ready, Linger: n.linger, Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
 		Logs: tails{n.telemetry}, Manage: n.manage(), Metrics: n.telemetry.Metrics(), Refused: func(k lode.Kind) { n.telemetry.Refused(string(k)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
@@ -448,10 +447,12 @@ func (n *Node) openGateway(context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, shutdownWait)
 		defer cancel()
 		n.invoke.SetDraining(true) // the others hear of it while the gateway lingers
+		n.seat.retire()            // and one of them keeps what still comes in here
 		err := n.gateway.Shutdown(ctx)
 		n.serving.Wait()
 		return errors.Join(err, n.gateway.Close())
 	})
+	close(n.open)
 	return nil
 }
 
