@@ -180,6 +180,12 @@ const patience = 90 * time.Second
 // waitFor polls until cond holds.
 func waitFor(t *testing.T, what string, cond func() bool) time.Duration {
 	t.Helper()
+	return waitForElse(t, cond, func() string { return what })
+}
+
+// waitForElse is waitFor whose failure says what was last the matter.
+func waitForElse(t *testing.T, cond func() bool, what func() string) time.Duration {
+	t.Helper()
 	began := time.Now()
 	for time.Since(began) < patience {
 		if cond() {
@@ -187,6 +193,6 @@ func waitFor(t *testing.T, what string, cond func() bool) time.Duration {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Fatalf("waited in vain for %s", what)
+	t.Fatalf("waited in vain for %s", what())
 	return 0
 }
