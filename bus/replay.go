@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -44,10 +45,7 @@ func (l *Log) Replay(ctx context.Context, f func(Message) error) error {
 
 // replayFrom reads from position want on, as far as one connection carries.
 func (l *Log) replayFrom(ctx context.Context, ch *chain, want uint64, f func(Message) error) error {
-	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
-	if want > 1 {
-		cfg = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want}
-	}
+	cfg := orderedFrom(want)
 	var it jetstream.MessagesContext
 	err := l.b.read(ctx, func(rctx context.Context) error {
 		c, err := l.st.OrderedConsumer(rctx, cfg)
@@ -107,6 +105,16 @@ func (l *Log) nextRecord(ctx context.Context, it jetstream.MessagesContext, want
 	}
 	r.seq = seq
 	return r, nil
+}
+
+// orderedFrom reads a stream from a position on. The server forgets the reader
+// soon after its end: it takes a thousand of a stream at most.
+func orderedFrom(seq uint64) jetstream.OrderedConsumerConfig {
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy, InactiveThreshold: 10 * time.Second}
+	if seq > 1 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq
+	}
+	return cfg
 }
 
 // purgeBefore asks for the removal of everything before floor.

@@ -249,11 +249,7 @@ func newReader(ctx context.Context, st jetstream.Stream, part span, wait time.Du
 	if s := st.CachedInfo().State; s.Msgs == 0 || s.LastSeq <= part.after {
 		return &reader{ended: true}, nil
 	}
-	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
-	if part.after > 0 {
-		cfg = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: part.after + 1}
-	}
-	c, err := st.OrderedConsumer(ctx, cfg)
+	c, err := st.OrderedConsumer(ctx, orderedFrom(part.after+1))
 	if err != nil {
 		return nil, err
 	}
