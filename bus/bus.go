@@ -201,11 +201,21 @@ func (b *Bus) firstLayout() (Layout, error) {
 	if c != nil {
 		self.Route = c.Listen
 	}
-	switch {
+	switch r := b.cfg.Remote; {
+	case found && l.External != (r != nil):
+		return l, lode.Errorf(lode.Precondition, "this node's cluster keeps its bus %s", l.where()).
+			WithHint("start the node as it was started before: all nodes of a cluster with --nats, or none")
 	case found && len(l.Members) == 1 && (l.Members[0].Node == "" || l.Members[0].Node == self.Node) && l.Members[0] != self:
 		l.Members[0] = self // it was alone, without a name or at another address
 	case found:
 		return l, nil
+	case r != nil && r.Join != nil:
+		if !r.Join.External {
+			return l, lode.Errorf(lode.Precondition, "the cluster that this node joined keeps its bus %s", r.Join.where()).WithHint("start without --nats")
+		}
+		l = *r.Join
+	case c != nil && c.Join != nil && c.Join.External:
+		return l, lode.Errorf(lode.Precondition, "the cluster that this node joined keeps its bus %s", c.Join.where()).WithHint("start with the same --nats as its other nodes")
 	case c != nil && c.Join != nil:
 		if _, err := os.Stat(storeDir(b.cfg.Dir, 1)); err == nil {
 			return l, lode.Errorf(lode.Conflict, "%s holds the data of another cluster", b.cfg.Dir).WithHint("join with an empty folder")
@@ -214,7 +224,7 @@ func (b *Bus) firstLayout() (Layout, error) {
 			return l, lode.Errorf(lode.Invalid, "a node that joins must be told who keeps the bus")
 		}
 	default:
-		l = Layout{Cluster: newID(), Generation: 1, Members: []Member{self}}
+		l = Layout{Cluster: newID(), Generation: 1, Members: []Member{self}, External: r != nil}
 	}
 	return l, writeLayout(b.cfg.Dir, l)
 }

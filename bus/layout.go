@@ -28,6 +28,16 @@ type Layout struct {
 	// Secret is what members of this generation tell each other by, beside
 	// their certificates: 32 hexadecimal digits.
 	Secret string `json:"secret,omitempty"`
+	// External: a cluster of the user's own keeps the bus. Then Members says
+	// nothing.
+	External bool `json:"external,omitempty"`
+}
+
+func (l Layout) where() string {
+	if l.External {
+		return "in a NATS cluster of its own"
+	}
+	return "on its nodes"
 }
 
 // Has reports whether a node is a member.

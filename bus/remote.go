@@ -21,6 +21,9 @@ import (
 type Remote struct {
 	URL   string // nats://host:port, several with commas between; tls:// for TLS
 	Creds string // path of a credentials file; "": none
+	// Join is the Layout of the cluster that this node joined; it is read
+	// where the folder has none.
+	Join *Layout
 }
 
 // clusterKey holds the cluster id in the table of the layout.

@@ -72,6 +72,17 @@ func TestRemote(t *testing.T) {
 	// Another cluster of Lode must not mix with this one.
 	_, err := Open(ctx, Config{Dir: t.TempDir(), Node: "other", Remote: &Remote{URL: urls}})
 	wantKind(t, err, lode.Conflict)
+	// A node that joined this one's does.
+	told := b.Layout()
+	joined := must(Open(ctx, Config{Dir: t.TempDir(), Node: "joined", Remote: &Remote{URL: urls, Join: &told}}))(t)
+	if e, _, err := must(joined.Table(ctx, "t"))(t).Get(ctx, "k"); err != nil || string(e.Value) != "1" {
+		t.Fatal(string(e.Value), err)
+	}
+	joined.Close()
+	// All nodes of a cluster have their bus outside, or none.
+	inside := Layout{Cluster: told.Cluster, Generation: 1, Members: []Member{{Node: "x"}}}
+	_, err = Open(ctx, Config{Dir: t.TempDir(), Node: "mixed", Remote: &Remote{URL: urls, Join: &inside}})
+	wantKind(t, err, lode.Precondition)
 	for i := range srvs {
 		srvs[i].Shutdown()
 		srvs[i].WaitForShutdown()

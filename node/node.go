@@ -259,6 +259,9 @@ func (n *Node) openBus(ctx context.Context) (err error) {
 	cfg := bus.Config{Dir: n.dir.file("bus"), Logger: n.cfg.Logger, Node: n.fleet.id}
 	if r := n.cfg.NATS; r != nil {
 		cfg.Remote = &bus.Remote{URL: r.URL, Creds: r.Creds}
+		if cfg.Remote.Join, err = n.joinedLayout(); err != nil {
+			return err
+		}
 	} else {
 		if cfg.Cluster, err = n.busCluster(); err != nil {
 			return err
@@ -294,18 +297,26 @@ func (n *Node) busCluster() (*bus.ClusterConfig, error) {
 	f := n.fleet
 	c := &bus.ClusterConfig{Listen: advertisedHost(n.cfg.Routes), Dial: f.dialBus, Ask: f.ask, Known: f.known,
 		Server: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }, Client: func() *tls.Config { return f.identity.RouteTLS(f.members.Check) }}
+	var err error
+	c.Join, err = n.joinedLayout()
+	return c, err
+}
+
+// joinedLayout is what this node was told of the bus at its join; nil: it is
+// the first of its cluster.
+func (n *Node) joinedLayout() (*bus.Layout, error) {
 	b, err := os.ReadFile(n.dir.file("join.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, lode.Errorf(lode.Internal, "read what this node was told at its join: %w", err)
 	}
-	c.Join = new(bus.Layout)
-	if err := json.Unmarshal(b, c.Join); err != nil {
+	l := new(bus.Layout)
+	if err := json.Unmarshal(b, l); err != nil {
 		return nil, lode.Errorf(lode.Damaged, "%s: %w", n.dir.file("join.json"), err)
 	}
-	return c, nil
+	return l, nil
 }
 
 // awaitBus waits until the bus answers. A member that starts alone has to wait

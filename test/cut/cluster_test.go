@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,8 @@ type cluster struct {
 	disks map[string]string   // data folder of a node, where it is not below dir
 	nodes map[string]*process
 	sink  *sink
+
+	version atomic.Int64 // of the lab, of the last deploy that was tried
 }
 
 // process is a running lode up.
@@ -436,6 +439,7 @@ func (p *process) result(job string) (string, error) {
 
 // redeploy deploys another version of what is uploaded.
 func (p *process) redeploy(version int) error {
+	p.c.version.Store(max(p.c.version.Load(), int64(version)))
 	_, err := p.api.Deploy(p.c.t.Context(), p.c.app(version), api.DeployOptions{})
 	return err
 }

@@ -35,13 +35,14 @@ func TestOwnNATS(t *testing.T) {
 	t.Logf("every kind of write at the others %s after the kill of the keeper", time.Since(began).Round(time.Millisecond))
 	c.up(keeper)
 	c.healed()
-	c.warm(1000)
+	c.warm(int(c.version.Load()))
 
 	h := c.record()
 	time.Sleep(2 * time.Second)
 	stop()
+	known := fmt.Sprint(c.version.Load())
 	for name, p := range c.nodes {
-		if a := p.get("/fn/web/version"); a.status != http.StatusOK || a.body != "1000" {
+		if a := p.get("/fn/web/version"); a.status != http.StatusOK || a.body != known {
 			t.Errorf("a known function at %s without the NATS cluster: %s", name, a)
 		}
 		if _, err := p.api.GetName(t.Context(), "web"); err != nil {

@@ -21,7 +21,7 @@ func (p *process) writes() map[string]func(context.Context) error {
 	}
 	return map[string]func(context.Context) error{
 		"deploy": func(ctx context.Context) error {
-			_, err := p.api.Deploy(ctx, p.c.app(1000), api.DeployOptions{})
+			_, err := p.api.Deploy(ctx, p.c.app(int(p.c.version.Add(1))), api.DeployOptions{})
 			return err
 		},
 		"secret": func(ctx context.Context) error { return p.api.SetSecret(ctx, "LATE", []byte("x")) },
