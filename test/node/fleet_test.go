@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -65,10 +64,7 @@ func (f *fleet) dir(home string, i int) string {
 func (f *fleet) begin(i int, dir string, args ...string) {
 	f.t.Helper()
 	args = append(append([]string{"--port", fmt.Sprint(f.ports[i])}, args...), f.args...)
-	if i == 0 || len(args) > 2+len(f.args) {
-		args = append(args, "--name", fleetNames[i])
-	}
-	f.nodes[i] = begin(f.t, lab.lode, dir, nil, args)
+	f.nodes[i] = begin(f.t, lab.lode, dir, nil, append(args, "--name", fleetNames[i]))
 }
 
 // join starts a node with an empty folder.
@@ -82,16 +78,16 @@ func (f *fleet) join(i int, dir string) {
 }
 
 // again starts a node that has ended, and does not wait for it.
-func (f *fleet) again(i int) {
+func (f *fleet) again(i int, args ...string) {
 	f.t.Helper()
-	f.begin(i, f.nodes[i].dir)
+	f.begin(i, f.nodes[i].dir, args...)
 }
 
 // restart starts a node that has ended, and waits until it serves.
-func (f *fleet) restart(i int) *process {
+func (f *fleet) restart(i int, args ...string) *process {
 	f.t.Helper()
 	began := time.Now()
-	f.again(i)
+	f.again(i, args...)
 	f.nodes[i].ready()
 	f.t.Logf("%s serves again %v after its start", fleetNames[i], since(began))
 	return f.nodes[i]
@@ -235,13 +231,3 @@ func portFree(p int) bool {
 }
 
 func since(t time.Time) time.Duration { return time.Since(t).Round(10 * time.Millisecond) }
-
-// node is which node of the fleet has that name.
-func node(name string) int {
-	for i, n := range fleetNames {
-		if strings.EqualFold(n, name) {
-			return i
-		}
-	}
-	return -1
-}

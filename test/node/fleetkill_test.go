@@ -23,6 +23,7 @@ type history struct {
 	told     map[string]map[string]bool // answers by idempotency key
 	calm     map[string]bool            // keys during which nothing was killed
 	kills    int
+	away     int                  // the node that is frozen, -1: none
 	last     map[string]time.Time // when an act was acknowledged last
 	recovery map[string]time.Duration
 	killed   time.Time
@@ -53,7 +54,7 @@ func (h *history) recovered() string {
 }
 
 func newHistory() *history {
-	return &history{promises: newPromises(), told: map[string]map[string]bool{}, calm: map[string]bool{}, last: map[string]time.Time{}, recovery: map[string]time.Duration{}}
+	return &history{promises: newPromises(), away: -1, told: map[string]map[string]bool{}, calm: map[string]bool{}, last: map[string]time.Time{}, recovery: map[string]time.Duration{}}
 }
 
 // ask sends one key to a node, and notes the answer.
@@ -104,10 +105,12 @@ func (f *fleet) busy(h *history, round int, echo lode.Function, skip func(int) b
 			}
 		})
 	}
-	nodes := slices.Clone(f.nodes) // their addresses outlive them
+	nodes := make([]*process, len(f.nodes)) // their addresses outlive them
 	doors := make([]map[string]func(string, int), len(nodes))
-	for n, p := range nodes {
-		doors[n] = acts(p, h.promises, echo)
+	for n, p := range f.nodes {
+		q := *p
+		q.limit = 8 * time.Second // what takes longer is not acknowledged
+		nodes[n], doors[n] = &q, acts(&q, h.promises, echo)
 	}
 	for name, counts := range map[string]string{"deploy": "deploy", "append": "line", "put": "dataset"} {
 		loop(counts, func(i int) {
@@ -238,34 +241,33 @@ func (s *sink) under(path string) (rest []string) {
 	return rest
 }
 
-// TestFleetKill kills nodes of a busy cluster at random moments, the keeper
-// among them. What any of them acknowledged is there afterwards, at each of
-// them, and nothing is there by half.
-func TestFleetKill(t *testing.T) {
+// TestFleetHistory keeps a cluster busy and kills or freezes its nodes, the
+// keeper and another one in turn. What any of them acknowledged is there
+// afterwards, at each of them, and nothing is there by half.
+func TestFleetHistory(t *testing.T) {
 	e := guestC(t, echo)
 	f, s := startFleet(t)
 	f.prepare(e.Wasm)
 	h := newHistory()
-	for round := range rounds(3) {
-		victim := f.keeper()
-		if round%2 == 1 {
-			victim = rand.IntN(len(f.nodes))
-		}
-		stop := f.busy(h, round, function(e), func(int) bool { return false })
-		time.Sleep(time.Duration(500+rand.IntN(1000)) * time.Millisecond)
+	for round := range 4 * rounds(1) {
 		keeper := f.keeper()
-		h.note(func() { h.kills++ })
-		f.kill(victim)
-		h.note(func() { h.kills++; h.killed = time.Now() })
-		time.Sleep(time.Duration(4000+rand.IntN(2000)) * time.Millisecond)
-		f.restart(victim)
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
-		stop()
-		t.Logf("the keeper was %s; first acknowledged after the kill: %v", fleetNames[keeper], h.recovered())
-		f.settled(0, 1, 2)
-		if t.Failed() {
-			break
+		victim := keeper
+		if round%2 == 1 {
+			victim = (keeper + 1 + rand.IntN(2)) % len(f.nodes)
 		}
+		stop := f.busy(h, round, function(e), h.avoids)
+		time.Sleep(time.Duration(500+rand.IntN(1000)) * time.Millisecond)
+		how := "killed"
+		if round%4 == 1 || round%4 == 2 {
+			how = "frozen"
+			f.frozen(h, victim)
+		} else {
+			f.killed(h, victim)
+		}
+		time.Sleep(time.Duration(500+rand.IntN(1000)) * time.Millisecond)
+		stop()
+		t.Logf("%s was %s, the keeper was %s; first acknowledged after that: %s", fleetNames[victim], how, fleetNames[keeper], h.recovered())
+		f.settled(0, 1, 2)
 	}
 	f.keeps(h, s)
 	t.Logf("acknowledged: %v", h.counted())
@@ -274,4 +276,40 @@ func TestFleetKill(t *testing.T) {
 			t.Errorf("no %s was ever acknowledged: nothing was tested", what)
 		}
 	}
+}
+
+// avoids reports whether a node is frozen: no client begins anything there.
+func (h *history) avoids(i int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.away == i
+}
+
+// killed kills a node and starts it again a while later.
+func (f *fleet) killed(h *history, victim int) {
+	f.t.Helper()
+	h.note(func() { h.kills++ })
+	f.kill(victim)
+	h.note(func() { h.kills++; h.killed = time.Now() })
+	time.Sleep(time.Duration(3000+rand.IntN(3000)) * time.Millisecond)
+	f.restart(victim)
+}
+
+// frozen stops a node for a while, as a swapping machine would. The others go
+// on meanwhile, and what it does when it comes back harms nothing.
+func (f *fleet) frozen(h *history, victim int) {
+	f.t.Helper()
+	thaw := f.freeze(victim)
+	h.note(func() { h.kills++; h.away, h.killed = victim, time.Now() })
+	had := h.counted()
+	time.Sleep(time.Duration(6000+rand.IntN(2000)) * time.Millisecond)
+	went := h.counted()
+	for _, act := range []string{"call", "key", "message", "secret"} {
+		if went[act] <= had[act] {
+			f.t.Errorf("%s was frozen, and the others have acknowledged no %s", fleetNames[victim], act)
+		}
+	}
+	thaw()
+	time.Sleep(500 * time.Millisecond)
+	h.note(func() { h.kills++; h.away = -1 })
 }

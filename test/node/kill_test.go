@@ -123,9 +123,10 @@ func TestKill(t *testing.T) {
 
 // acts are what keeps the node busy. Each notes what was acknowledged.
 func acts(p *process, m *promises, echo lode.Function) map[string]func(id string, n int) {
-	ctx := p.t.Context()
 	return map[string]func(id string, n int){
 		"deploy": func(_ string, n int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			if _, err := p.c.Deploy(ctx, trio(echo, n), api.DeployOptions{}); err == nil {
 				m.note(func() { m.deployed = n })
 			}
@@ -146,11 +147,15 @@ func acts(p *process, m *promises, echo lode.Function) map[string]func(id string
 			}
 		},
 		"append": func(id string, _ int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			if _, err := p.c.PutStream(ctx, "log", api.PutOptions{Records: lode.RecordsLines, Append: true}, "log", strings.NewReader(id+"\n")); err == nil {
 				m.note(func() { m.lines = append(m.lines, id) })
 			}
 		},
 		"put": func(_ string, n int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			text := whole(n)
 			line := strings.Index(text, "\n") + 1
 			one, two := line*6000, line*13000
@@ -160,12 +165,16 @@ func acts(p *process, m *promises, echo lode.Function) map[string]func(id string
 			}
 		},
 		"secret": func(_ string, n int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			name := fmt.Sprintf("S%d", n)
 			if p.c.SetSecret(ctx, name, []byte(name)) == nil {
 				m.note(func() { m.secrets[name] = true })
 			}
 		},
 		"token": func(_ string, n int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			tok, err := p.c.CreateToken(ctx, api.TokenSpec{Role: api.RoleRead})
 			if err != nil {
 				return
@@ -177,6 +186,8 @@ func acts(p *process, m *promises, echo lode.Function) map[string]func(id string
 			}
 		},
 		"job": func(_ string, n int) {
+			ctx, cancel := p.within()
+			defer cancel()
 			if j, err := p.c.CreateJob(ctx, api.JobSpec{Function: "web", Dataset: "base"}); err == nil {
 				m.note(func() { m.jobs[j.ID] = true })
 				time.Sleep(300 * time.Millisecond)

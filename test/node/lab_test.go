@@ -28,6 +28,7 @@ queues: {work: {visible: 3s, deliver: 20}}
 functions:
   web: {source: ./index.js}
   slow: {source: ./index.js, timeout: 2s, scale: {max: 1}, queue_max: 2}
+  turn: {source: ./index.js, timeout: 30s, scale: {max: 1}, queue_max: 10}
   safe: {source: ./index.js, egress: public}
   none: {source: ./index.js, egress: none}
   tick: {source: ./index.js, schedule: "@every 1s"}

@@ -35,6 +35,7 @@ type process struct {
 	out   *transcript
 	done  chan struct{} // closed when the process has ended
 	c     *api.Client
+	limit time.Duration // of one request; 0: patience
 }
 
 // transcript keeps what a process says.
@@ -240,7 +241,7 @@ func (p *process) do(method, path string, head http.Header, body string) (int, s
 	if h := head.Get("Host"); h != "" {
 		req.Host = h
 	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	ctx, cancel := p.within()
 	defer cancel()
 	resp, err := plain.Do(req.WithContext(ctx))
 	if err != nil {
@@ -252,6 +253,15 @@ func (p *process) do(method, path string, head http.Header, body string) (int, s
 		return 0, err.Error(), resp.Header
 	}
 	return resp.StatusCode, string(b), resp.Header
+}
+
+// within bounds one request.
+func (p *process) within() (context.Context, context.CancelFunc) {
+	limit := p.limit
+	if limit == 0 {
+		limit = patience
+	}
+	return context.WithTimeout(p.t.Context(), limit)
 }
 
 // plain follows nothing and keeps nothing open: nodes come and go.
