@@ -14,6 +14,10 @@ import (
 // dialFor bounds how long it takes to reach a node and be let in.
 const dialFor = 5 * time.Second
 
+// silentFor is how long the other end of a connection may not acknowledge what
+// was sent before the connection is given up.
+const silentFor = 4 * time.Second
+
 // Dialer returns what connects to nodes by name over Link or Bus. The
 // connection is authenticated, and the other side has let this node in.
 // NotFound: no such node. Unavailable: it does not answer. Gone: it says that
@@ -43,6 +47,7 @@ func (m *Members) DialAddr(ctx context.Context, alpn string, to lode.NodeID, add
 	if err != nil {
 		return nil, lode.Errorf(lode.Unavailable, "node %s does not answer at %s: %w", to, addr, err).WithHint("is it running, and can this machine reach it? lode nodes")
 	}
+	noticeSilence(raw)
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	conn := tls.Client(raw, id.ClientTLS(to, alpn, m.Check))
 	if err = conn.HandshakeContext(ctx); err == nil {

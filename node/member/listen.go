@@ -147,6 +147,7 @@ func (l *Listener) accept() {
 		c, err := l.ln.Accept()
 		if err == nil {
 			n = -1
+			noticeSilence(c)
 			if l.enter(c) {
 				l.running.Go(func() { l.serve(c) })
 			}
