@@ -3,68 +3,24 @@
 package node
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"lode"
 	"lode/api"
+	"lode/test/shift"
 )
 
-// buildShifted builds the command with a wall clock that is off by as many
-// seconds as LODE_TEST_CLOCK says. Libraries that shift the clock from outside
-// do not reach a Go program, which asks the kernel without the C library; so
-// the one function of the standard library that reads the clock is replaced at
-// the build. The monotonic clock, and with it every timeout, is left alone, as
-// it is when somebody sets the clock.
+// buildShifted builds the command with a clock that can be off.
 func buildShifted(t *testing.T) string {
 	t.Helper()
-	root, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		t.Skip("no go toolchain")
-	}
-	file := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
-	b, err := os.ReadFile(file)
-	if err != nil {
+	bin, err := shift.Build(t.TempDir())
+	if errors.Is(err, shift.ErrCannot) {
 		t.Skip(err)
-	}
-	const read = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
-	text := strings.Replace(string(b), read, read+"\tsec += testShift\n", 1)
-	if text == string(b) {
-		t.Skip("this version of Go reads its clock in another way")
-	}
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "time.go"), text)
-	write(t, filepath.Join(dir, "shift.go"), `package time
-
-import "syscall"
-
-var testShift = readShift()
-
-func readShift() (n int64) {
-	s, _ := syscall.Getenv("LODE_TEST_CLOCK")
-	sign := int64(1)
-	for i := range len(s) {
-		if s[i] == '-' {
-			sign = -1
-			continue
-		}
-		n = n*10 + int64(s[i]-'0')
-	}
-	return sign * n
-}
-`)
-	overlay, _ := json.Marshal(map[string]map[string]string{"Replace": {file: filepath.Join(dir, "time.go"), filepath.Join(filepath.Dir(file), "shift.go"): filepath.Join(dir, "shift.go")}})
-	write(t, filepath.Join(dir, "overlay.json"), string(overlay))
-	bin := filepath.Join(dir, "lode")
-	cmd := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin, "lode/cmd/lode")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	return bin
 }
@@ -143,7 +99,7 @@ func TestClock(t *testing.T) {
 		case "right":
 			previous = "behind"
 		}
-		p = startWith(t, shifted, p.dir, "LODE_TEST_CLOCK="+stage.shift)
+		p = startWith(t, shifted, p.dir, shift.Variable+"="+stage.shift)
 		settled(previous)
 		if err := p.whoami(short); (kindOf(err) == lode.Unauthenticated) != stage.expired {
 			t.Errorf("%s: a token for half an hour: %v", stage.name, err)
