@@ -75,7 +75,7 @@ func (s *Service) keep(ctx context.Context, extra time.Duration, do func(ctx con
 	kctx, cancel := context.WithTimeout(ctx, keeperTries+extra)
 	defer cancel()
 	defer context.AfterFunc(s.base, cancel)()
-	var empty time.Time // since when there has been no keeper
+	begin, empty := time.Now(), time.Time{} // empty: since when there has been no keeper
 	var last error
 	for pause, tries := keeperPause, 0; ; pause = min(2*pause, keeperLast) {
 		d, known, changed := s.seat.get()
@@ -94,6 +94,9 @@ func (s *Service) keep(ctx context.Context, extra time.Duration, do func(ctx con
 			return noKeeper(last)
 		default:
 			pause = keeperLast
+		}
+		if s.cfg.Hopeless != nil && s.cfg.Hopeless(begin) {
+			return noMajority(last)
 		}
 		if !waitFor(kctx, changed, pause) {
 			return s.unkept(ctx, kctx, noKeeper(last))
@@ -138,6 +141,12 @@ func noKeeper(cause error) error {
 	e := lode.Errorf(lode.Unavailable, "the cluster has no keeper at the moment, which asynchronous work goes to")
 	e.RetryAfter, e.Err = time.Second, cause
 	return e.WithHint("try again in a second; with an idempotency key nothing is done twice. If it stays so, lode nodes shows whether most bus members answer")
+}
+
+func noMajority(cause error) error {
+	e := lode.Errorf(lode.Unavailable, "most members of the bus cannot be reached from this node: asynchronous work and messages are not kept until they can")
+	e.RetryAfter, e.Err = 2*time.Second, cause
+	return e.WithHint("lode nodes shows who is lost; another node may be on the side that goes on")
 }
 
 // Submit stores req durably, to be run until it succeeds or its attempts are

@@ -112,6 +112,24 @@ func lostNow(k *Keeper) bool {
 	}
 }
 
+// TestNoKeeperToCome: where most members of the bus are out of reach, nobody
+// waits for a keeper as long as elsewhere, also who has waited for one that was
+// lost meanwhile.
+func TestNoKeeperToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := newWorld(), newMemory()
+		w.deploy("echo", lode.Function{}, echo)
+		s := node(t, w, m, "a", Config{Hopeless: func(since time.Time) bool { return time.Since(since) >= 2*time.Second }})
+		defer s.Close()
+		begin := time.Now()
+		_, err := s.Submit(context.Background(), &lode.Request{Namespace: "default", Function: "echo", Body: []byte("x")})
+		e := lode.AsError(err)
+		if d := time.Since(begin); e == nil || e.Kind != lode.Unavailable || e.RetryAfter <= 0 || !strings.Contains(e.Detail, "most members of the bus") || d < 2*time.Second || d >= keeperWait {
+			t.Fatalf("%v after %s", err, d)
+		}
+	})
+}
+
 // Where there is no keeper, whoever asks waits for one, for a while.
 func TestKeeperIsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -41,6 +41,10 @@ type Config struct {
 	// that keys need no claim. It answers from memory. Nil: it is not, where
 	// there is Alive.
 	Alone func() bool
+	// Hopeless reports whether no keeper is to be expected by who has waited
+	// for one since then: most members of the bus are out of reach. It answers
+	// within a second. Nil: one may always come.
+	Hopeless func(since time.Time) bool
 	// Peers are the nodes of the cluster, to which invocations are spread. Nil:
 	// this node runs what comes to it.
 	Peers Peers

@@ -422,7 +422,7 @@ func openScratch(data string) (string, error) {
 func (n *Node) openInvoke(ctx context.Context) (err error) {
 	own, _ := n.fleet.members.Get(n.fleet.id)
 	n.invoke, err = invoke.Open(ctx, invoke.Config{Catalog: resolver{n.catalog, n.runner}, Pools: n.pools, Datasets: datasetOps{n.data}, Observer: n.pools,
-		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Alone: n.fleet.alone, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
+		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Alone: n.fleet.alone, Hopeless: n.hopeless, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}

@@ -116,5 +116,10 @@ func TestFleetCopies(t *testing.T) {
 	if err != nil || j.State != lode.StateDone || p.result(j.ID) != "120000" {
 		t.Fatalf("a job over bad copies: %+v %v", j, err)
 	}
+	for i, p := range f.nodes { // each reads its own copies
+		if got := p.content("base"); got != text.String() {
+			t.Errorf("%s: dataset base has %d bytes beside bad copies", fleetNames[i], len(got))
+		}
+	}
 	copied("after bytes were flipped", -1)
 }
