@@ -24,7 +24,7 @@ type change struct {
 // and puts its shards on top of the winner's.
 func (s *Datasets) commit(ctx context.Context, c change) (*lode.Manifest, error) {
 	for {
-		head, rev, err := s.load(ctx, c.ns, c.name)
+		head, rev, err := s.find(ctx, c.ns, c.name)
 		switch {
 		case lode.KindOf(err) == lode.NotFound && !c.add:
 			head = &Head{Namespace: c.ns, Name: c.name}
@@ -113,7 +113,7 @@ func (s *Datasets) swap(ctx context.Context, head *Head, rev uint64, c change, m
 func (s *Datasets) landed(ctx context.Context, c change, commit string) bool {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	head, _, err := s.load(ctx, c.ns, c.name)
+	head, _, err := s.find(ctx, c.ns, c.name)
 	if err != nil {
 		return false
 	}

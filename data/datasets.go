@@ -101,7 +101,11 @@ func (s *Datasets) Put(ctx context.Context, ns lode.Namespace, name lode.Name, o
 	if _, err := lode.ParseName(string(ns)); err != nil {
 		return nil, err
 	}
-	head, _, err := s.load(ctx, ns, name)
+	look := s.find
+	if o.Append {
+		look = s.load
+	}
+	head, _, err := look(ctx, ns, name)
 	if err != nil && (o.Append || lode.KindOf(err) != lode.NotFound) {
 		return nil, err
 	}
@@ -229,17 +233,27 @@ func firstSet[T comparable](vs ...T) (zero T) {
 
 func key(ns lode.Namespace, name lode.Name) string { return string(ns) + "/" + string(name) }
 
-// load reads a dataset's register; NotFound hints at a name that is near.
-func (s *Datasets) load(ctx context.Context, ns lode.Namespace, name lode.Name) (*Head, uint64, error) {
+// find reads a dataset's register.
+func (s *Datasets) find(ctx context.Context, ns lode.Namespace, name lode.Name) (*Head, uint64, error) {
 	value, rev, ok, err := s.regs.Get(ctx, key(ns, name))
 	if err != nil {
 		return nil, 0, err
 	}
-	if ok {
-		h, err := parseHead(value, key(ns, name))
+	if !ok {
+		return nil, 0, lode.Errorf(lode.NotFound, "there is no dataset %q in namespace %s", name, ns)
+	}
+	h, err := parseHead(value, key(ns, name))
+	return h, rev, err
+}
+
+// load is find for who wants the dataset to be there: NotFound hints at a name
+// that is near, for which all are listed.
+func (s *Datasets) load(ctx context.Context, ns lode.Namespace, name lode.Name) (*Head, uint64, error) {
+	h, rev, err := s.find(ctx, ns, name)
+	if lode.KindOf(err) != lode.NotFound {
 		return h, rev, err
 	}
-	e := lode.Errorf(lode.NotFound, "there is no dataset %q in namespace %s", name, ns)
+	e := lode.AsError(err)
 	var names []string
 	if all, err := s.List(ctx, ns); err == nil {
 		for _, h := range all {
