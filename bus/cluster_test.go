@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -81,9 +82,14 @@ func (w *world) member(n lode.NodeID) Member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.addrs[n] == "" {
-		ln := must(net.Listen("tcp", "127.0.0.1:0"))(w.t)
-		w.addrs[n] = ln.Addr().String()
-		ln.Close()
+		for { // below those that the system gives to connections: it is wanted again
+			addr := fmt.Sprintf("127.0.0.1:%d", 22000+mrand.IntN(8000))
+			if ln, err := net.Listen("tcp", addr); err == nil {
+				ln.Close()
+				w.addrs[n] = addr
+				break
+			}
+		}
 	}
 	return Member{Node: n, Route: w.addrs[n]}
 }

@@ -150,10 +150,8 @@ func (b *Bus) dialMember(to lode.NodeID, generation uint64) (net.Conn, error) {
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(dialWait))
-	hello := binary.BigEndian.AppendUint64([]byte(clientMagic), generation)
-	hello = append(append(hello, byte(len(b.cfg.Node))), b.cfg.Node...)
 	answer := []byte{1}
-	if _, err = c.Write(hello); err == nil {
+	if _, err = c.Write(preamble(clientMagic, generation, b.cfg.Node)); err == nil {
 		_, err = io.ReadFull(c, answer)
 	}
 	if err == nil && answer[0] != 0 {
@@ -167,21 +165,39 @@ func (b *Bus) dialMember(to lode.NodeID, generation uint64) (net.Conn, error) {
 	return c, nil
 }
 
+// preamble is what a connection begins with: four letters, 8 bytes generation,
+// 1 byte length, the name of the node that connects.
+func preamble(magic string, generation uint64, from lode.NodeID) []byte {
+	b := binary.BigEndian.AppendUint64([]byte(magic), generation)
+	return append(append(b, byte(len(from))), from...)
+}
+
+func readPreamble(r io.Reader, magic string) (generation uint64, from lode.NodeID, err error) {
+	head := make([]byte, len(magic)+9)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return 0, "", err
+	}
+	if string(head[:len(magic)]) != magic {
+		return 0, "", lode.Errorf(lode.Invalid, "a connection for the bus begins with %q", head[:len(magic)])
+	}
+	name := make([]byte, head[len(magic)+8])
+	if _, err := io.ReadFull(r, name); err != nil {
+		return 0, "", err
+	}
+	return binary.BigEndian.Uint64(head[len(magic):]), lode.NodeID(name), nil
+}
+
 // ServeClient serves the bus to another node over an authenticated connection,
 // made by that node's ClusterConfig.Dial. It returns when it has ended, and
 // has closed it.
 func (b *Bus) ServeClient(conn net.Conn) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(dialWait))
-	head := make([]byte, len(clientMagic)+9)
-	if _, err := io.ReadFull(conn, head); err != nil || string(head[:4]) != clientMagic {
+	generation, from, err := readPreamble(conn, clientMagic)
+	if err != nil {
 		return
 	}
-	name := make([]byte, head[12])
-	if _, err := io.ReadFull(conn, name); err != nil {
-		return
-	}
-	inst := b.instance(binary.BigEndian.Uint64(head[4:]))
+	inst := b.instance(generation)
 	if inst == nil {
 		conn.Write([]byte{1})
 		return
@@ -192,7 +208,7 @@ func (b *Bus) ServeClient(conn net.Conn) {
 		return
 	}
 	defer in.Close()
-	if !inst.clients.add(conn, lode.NodeID(name)) {
+	if !inst.clients.add(conn, from) {
 		conn.Write([]byte{1})
 		return
 	}

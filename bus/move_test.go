@@ -80,6 +80,7 @@ func (l *load) end(t testing.TB) {
 // TestGrow goes from one to three to five and back under load, with 10,000
 // items in a queue, a watch, a log and a lease.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	w := newWorld(t)
 	a := w.up("a", nil)
@@ -96,7 +97,7 @@ func TestGrow(t *testing.T) {
 		}
 		must(q.Put(ctx, items...))(t)
 	}
-	lease := must(must(b.Table(ctx, "leases"))(t).Acquire(ctx, "x", "b", time.Second))(t)
+	lease := must(must(b.Table(ctx, "leases"))(t).Acquire(ctx, "x", "b", 3*time.Second))(t) // as the keeper's
 	watched := must(must(b.Table(ctx, "load-a"))(t).Watch(ctx, ""))(t)
 	defer watched.Close()
 	la, lb := startLoad(t, a, "a"), startLoad(t, b, "b")

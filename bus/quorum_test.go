@@ -116,7 +116,11 @@ func TestEmptied(t *testing.T) {
 		t.Fatalf("%+v", h)
 	}
 	a = w.up("a", nil)
-	tab = must(c.Table(ctx, "t"))(t)
+	eventually(t, "the table is there again", func() (ok bool) {
+		var err error
+		tab, err = c.Table(ctx, "t")
+		return err == nil
+	})
 	e, ok, err := tab.Get(ctx, "k")
 	if err != nil || !ok || string(e.Value) != "2" && string(e.Value) != "3" {
 		t.Fatalf("%q %v", e.Value, err)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
-	"io"
 	"net"
 	"slices"
 	"sync"
@@ -108,10 +106,8 @@ func (r *routes) dial(to Member) (net.Conn, error) {
 		c.Close()
 		return nil, lode.Errorf(lode.Denied, "meant to reach node %s at %s, and another one answered", to.Node, to.Route)
 	}
-	hello := binary.BigEndian.AppendUint64([]byte(routeMagic), r.layout.Generation)
-	hello = append(append(hello, byte(len(r.b.cfg.Node))), r.b.cfg.Node...)
 	c.SetDeadline(time.Now().Add(dialWait))
-	if _, err := c.Write(hello); err != nil {
+	if _, err := c.Write(preamble(routeMagic, r.layout.Generation, r.b.cfg.Node)); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -202,20 +198,15 @@ func (b *Bus) takeRoute(c *tls.Conn) {
 		b.cfg.Logger.Warn("bus: a connection for the bus was refused", "from", c.RemoteAddr(), "err", err)
 		return
 	}
-	head := make([]byte, len(routeMagic)+9)
-	if _, err := io.ReadFull(c, head); err != nil || string(head[:4]) != routeMagic {
+	generation, from, err := readPreamble(c, routeMagic)
+	if err != nil {
 		return
 	}
-	name := make([]byte, head[12])
-	if _, err := io.ReadFull(c, name); err != nil {
-		return
-	}
-	from := lode.NodeID(name)
 	if !names(c.ConnectionState().PeerCertificates[0], from) {
 		b.cfg.Logger.Warn("bus: a node came under another's name", "from", c.RemoteAddr(), "name", from)
 		return
 	}
-	i := b.instance(binary.BigEndian.Uint64(head[4:]))
+	i := b.instance(generation)
 	if i == nil || i.routes == nil {
 		return
 	}
