@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -92,7 +93,8 @@ func (n *Node) repairAll(ctx context.Context) (left []string) {
 	if err != nil {
 		return []string{"the copies that datasets want are not known: " + err.Error()}
 	}
-	for name, r := range n.replicas {
+	for _, name := range slices.Sorted(maps.Keys(n.replicas)) {
+		r := n.replicas[name]
 		want := func(lode.Digest) int { return 0 }
 		if name == shardStore {
 			want = func(d lode.Digest) int { return copies[d] }
