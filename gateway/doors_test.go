@@ -132,9 +132,9 @@ func TestPublicNode(t *testing.T) {
 		{"function, namespace", "POST", "/fn/plain", "lt_other", 404, ""}, // its own namespace has no such function
 		{"public function", "POST", "/fn/item", "", 200, ""},
 		{"public function, a token of its own", "POST", "/fn/item", "something", 200, ""},
-		{"internal, stranger", "POST", "/fn/internal", "", 404, ""},
+		{"internal, stranger", "POST", "/fn/internal", "", 401, ""},
 		{"internal, token", "POST", "/fn/internal", "lt_admin", 403, ""},
-		{"unknown, stranger", "POST", "/fn/plai", "", 404, `"detail":"no function \"plai\""`},
+		{"unknown, stranger", "POST", "/fn/plai", "", 401, `"detail":"function plai needs a token"`},
 		{"queue", "POST", "/queues/q", "", 401, ""},
 		{"queue, role", "POST", "/queues/q", "lt_read", 403, ""},
 		{"queue, token", "POST", "/queues/q", "lt_admin", 202, ""},

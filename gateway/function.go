@@ -53,7 +53,7 @@ func (g *Gateway) missing(r *http.Request, c *caller, name string) error {
 	case !sameOrigin(r):
 		return g.checkOrigin(r)
 	case g.cfg.Public && !c.checked:
-		return lode.Errorf(lode.NotFound, "no function %q", name)
+		return g.admit(c, lode.AccessToken, lode.Name(name)) // as for one that is there
 	}
 	return g.unknownFunction(c.ns, name)
 }

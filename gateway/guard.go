@@ -221,8 +221,6 @@ func (g *Gateway) admit(c *caller, access lode.Access, name lode.Name) error {
 	case access == lode.AccessInternal && known:
 		return lode.Errorf(lode.Denied, "function %s is internal: only other functions and triggers may call it", name).
 			WithHint("change its access in lode.yaml, or call it from another function")
-	case access == lode.AccessInternal:
-		return lode.Errorf(lode.NotFound, "no function %q", name)
 	case access == lode.AccessPublic:
 		return nil
 	case !known && c.waits != nil:
