@@ -23,7 +23,7 @@ import (
 const (
 	caLife    = 10 * 365 * 24 * time.Hour
 	nodeLife  = 90 * 24 * time.Hour
-	backdated = 5 * time.Minute // for clocks that are behind
+	backdated = 24 * time.Hour // a clock may be set wrong, or right, after the certificate was made
 )
 
 // Sealer turns bytes into what only the nodes of the cluster can turn back.

@@ -323,8 +323,8 @@ func TestValid(t *testing.T) {
 	if err := a.id.Valid(); err != nil {
 		t.Fatal(err)
 	}
-	c.clock.add(-6 * time.Minute)
-	wantError(t, a.id.Valid(), lode.Precondition, "begins at 2026-03-01 11:55:00 UTC", "clock")
+	c.clock.add(-25 * time.Hour)
+	wantError(t, a.id.Valid(), lode.Precondition, "begins at 2026-02-28 12:00:00 UTC", "clock")
 }
 
 func TestRenewIn(t *testing.T) {
