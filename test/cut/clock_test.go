@@ -20,6 +20,7 @@ func TestClocks(t *testing.T) {
 	if !long() {
 		t.Skip("builds the standard library anew: LODE_LONG=1 runs it")
 	}
+	t.Parallel() // they wait more than they work
 	c := newCluster(t, "a", "b", "c", "d")
 	dir := filepath.Join(lab.dir, "shifted")
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -40,6 +40,7 @@ type cluster struct {
 	sink  *sink
 
 	version atomic.Int64 // of the lab, of the last deploy that was tried
+	serial  atomic.Int64 // of what must be new each time
 }
 
 // process is a running lode up.

@@ -17,6 +17,7 @@ import (
 // TestUnplugged takes the cable of one node out, without a word to anybody, and
 // puts it back: of a node that is not the keeper, then of the keeper.
 func TestUnplugged(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := three(t)
 	h := c.record()
 	time.Sleep(2 * time.Second)

@@ -55,6 +55,7 @@ func (c *cluster) fill(name string) (empty func()) {
 // go on; with two nothing is acknowledged that cannot be kept, and reads go on.
 // All heals when there is room.
 func TestFullDisks(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := newCluster(t, "a", "b", "c")
 	for _, n := range []string{"a", "b", "c"} {
 		c.smallDisk(n, 320<<20)

@@ -16,6 +16,7 @@ import (
 // TestOwnNATS runs three nodes on a NATS cluster of the user's own: the story
 // is the same, a node is killed, the NATS cluster goes away and comes back.
 func TestOwnNATS(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := newCluster(t, "a", "b", "c")
 	bin := filepath.Join(lab.dir, "nats-server")
 	if out, err := exec.Command("go", "build", "-o", bin, "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {

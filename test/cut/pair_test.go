@@ -13,6 +13,7 @@ import (
 // reaches: all three go on, whoever of them the keeper is. Packets are lost
 // without a word, first those of both directions, then those of one.
 func TestPairwise(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := three(t)
 	h := c.record()
 	keeper := c.keeper("a")

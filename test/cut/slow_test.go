@@ -17,6 +17,7 @@ import (
 // calls go on beside them and the node is not taken for lost; calls with large
 // bodies go elsewhere.
 func TestThinCable(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := three(t)
 	keeper := c.keeper("a")
 	slow := c.others(keeper)[0]

@@ -24,6 +24,7 @@ import (
 // TestStrangers: a cluster with addresses lets nobody in who has no business
 // there, at no port, and says and counts it.
 func TestStrangers(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := newCluster(t, "a", "b", "x", "y")
 	a := c.up("a")
 	c.deploy("a", 1)

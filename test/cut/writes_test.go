@@ -4,6 +4,7 @@ package cut
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"lode"
@@ -37,7 +38,7 @@ func (p *process) writes() map[string]func(context.Context) error {
 			return call(ctx, api.Invocation{Function: "web", Path: "/once", Async: true})
 		},
 		"call under a key": func(ctx context.Context) error {
-			return call(ctx, api.Invocation{Function: "web", Path: "/once", Key: "late"})
+			return call(ctx, api.Invocation{Function: "web", Path: "/once", Key: fmt.Sprint("late-", p.c.serial.Add(1))}) // a known one is only read
 		},
 		"message": func(ctx context.Context) error {
 			a := p.post("/queues/work", "late", "Content-Type", "text/plain")

@@ -14,6 +14,7 @@ import (
 
 // TestWhole: a cluster on three machines does everything at every node.
 func TestWhole(t *testing.T) {
+	t.Parallel() // they wait more than they work
 	c := newCluster(t, "a", "b", "c")
 	began := time.Now()
 	lap := func(what string) { t.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond)) }
