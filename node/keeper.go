@@ -134,6 +134,7 @@ func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 			log.Warn("the keeper's lease cannot be given back: the others wait until it ends", "err", err)
 		}
 	}()
+	began := time.Now()
 	q, k, jobs, err := s.open(ctx, lease)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -147,7 +148,7 @@ func (s *seat) keep(ctx context.Context, lease *bus.Lease) {
 	stays := s.stays
 	s.mu.Unlock()
 	s.known(s.n.fleet.id)
-	log.Info("this node is the keeper", "epoch", lease.Epoch())
+	log.Info("this node is the keeper", "epoch", lease.Epoch(), "opened", time.Since(began).Round(time.Millisecond))
 	var tending sync.WaitGroup
 	tending.Go(func() { s.n.tend(ctx) })
 	if stays {

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -85,15 +84,23 @@ func begin(t *testing.T, bin, dir string, env, args []string) *process {
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	home := filepath.Dir(dir)
 	p.cmd.Env = clean(append(env, "HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))...)
+	if logs := os.Getenv("LODE_TEST_LOGS"); logs != "" { // a folder for all that nodes say, as they say it
+		path := filepath.Join(logs, t.Name(), filepath.Base(home)+"-"+time.Now().Format("150405")+".log")
+		write(t, path, "")
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		both := io.MultiWriter(p.out, f)
+		p.cmd.Stdout, p.cmd.Stderr = both, both
+	}
 	if err := startProcess(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() { p.cmd.Wait(); close(p.done) }()
 	t.Cleanup(func() {
 		p.kill()
-		if logs := os.Getenv("LODE_TEST_LOGS"); logs != "" { // a folder for all that nodes say
-			write(t, filepath.Join(logs, t.Name(), filepath.Base(home)+"-"+strconv.Itoa(p.cmd.Process.Pid)+".log"), p.out.String())
-		}
 		if t.Failed() {
 			t.Logf("the node in %s said:\n%s", filepath.Base(home), tail(p.out.String(), 4000))
 		}
