@@ -127,7 +127,7 @@ func newEndpoint(raw string, over http.RoundTripper, several bool) (endpoint, er
 		return endpoint{}, lode.Errorf(lode.Invalid, "%q has the scheme %s", given, u.Scheme).WithHint("want http://HOST:PORT, https://HOST or unix:///PATH")
 	}
 	if over == nil {
-		e.http.Transport = transport(dial, u.Scheme == "unix")
+		e.http.Transport = lively{next: transport(dial, u.Scheme == "unix")}
 	}
 	return e, nil
 }
