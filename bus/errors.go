@@ -23,8 +23,8 @@ func wrap(err error, doing string, args ...any) error {
 		return e
 	}
 	kind := classify(err)
-	if errors.Is(err, nats.ErrReconnectBufExceeded) {
-		err = errors.New("no member of the bus can be reached") // the library says it in its own terms
+	if kind == lode.Unavailable {
+		err = plain{plainly(err), err}
 	}
 	e := lode.Errorf(kind, doing+": %w", append(args, err)...)
 	switch kind {
@@ -33,8 +33,31 @@ func wrap(err error, doing string, args ...any) error {
 		e.RetryAfter = 5 * time.Second
 	case lode.Unavailable:
 		e.RetryAfter = time.Second
+		e.Hint = "lode nodes tells which members of the bus answer; it goes on by itself when most of them do"
 	}
 	return e
+}
+
+// plain is an error of the library in Lode's words.
+type plain struct {
+	words string
+	err   error
+}
+
+func (p plain) Error() string { return p.words }
+
+// Unwrap gives the library's own error.
+func (p plain) Unwrap() error { return p.err }
+
+// plainly says what it means to a person that the bus does not answer.
+func plainly(err error) string {
+	if notSent(err) || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) {
+		return "no member of the bus can be reached"
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == codeNoLeader {
+		return "most members of the bus cannot be reached"
+	}
+	return "the members of the bus did not answer in time"
 }
 
 func classify(err error) lode.Kind {
@@ -61,6 +84,7 @@ func classify(err error) lode.Kind {
 // The server's error codes that mean something to us. That they keep their
 // meaning is held by contract_test.go.
 const (
+	codeNoLeader       = 10008
 	codeInsufficient   = 10023 // store limit
 	codeNoStore        = 10047
 	codeTooLarge       = 10054

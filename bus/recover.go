@@ -288,6 +288,9 @@ func (b *Bus) prepare(ctx context.Context, l Layout) error {
 	if l.Generation <= cur.Generation || l.Cluster != cur.Cluster || !l.Has(b.cfg.Node) {
 		return lode.Errorf(lode.Conflict, "the bus of this node is at generation %d", cur.Generation)
 	}
+	if err := l.check(); err != nil {
+		return err
+	}
 	if i := b.instance(l.Generation); i != nil {
 		if i.layout.Secret == l.Secret {
 			return nil

@@ -26,6 +26,7 @@ import (
 const (
 	routeMagic = "LBR1"
 	routeProto = "lode-route/1"
+	deadAfter  = 3 * time.Second // without an acknowledgement of what was sent
 )
 
 // routes are the ways of one instance to the other members, and theirs to it.
@@ -102,6 +103,7 @@ func (r *routes) dial(to Member) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	giveUp(c.(*tls.Conn).NetConn())
 	if !names(c.(*tls.Conn).ConnectionState().PeerCertificates[0], to.Node) {
 		c.Close()
 		return nil, lode.Errorf(lode.Denied, "meant to reach node %s at %s, and another one answered", to.Node, to.Route)
@@ -186,6 +188,7 @@ func (b *Bus) serveRoutes(ln net.Listener) {
 			defer c.Close()
 			stop := context.AfterFunc(b.ctx, func() { c.Close() })
 			defer stop()
+			giveUp(c)
 			b.takeRoute(tls.Server(c, cfg))
 		})
 	}
