@@ -21,7 +21,8 @@ import (
 type history struct {
 	*promises
 	told     map[string]map[string]bool // answers by idempotency key
-	calm     map[string]bool            // keys during which nothing was killed
+	first    map[string]int             // kills before a key was sent first
+	rough    map[string]bool            // keys during which something was killed, or went wrong
 	kills    int
 	away     int                  // the node that is frozen, -1: none
 	last     map[string]time.Time // when an act was acknowledged last
@@ -54,24 +55,28 @@ func (h *history) recovered() string {
 }
 
 func newHistory() *history {
-	return &history{promises: newPromises(), away: -1, told: map[string]map[string]bool{}, calm: map[string]bool{}, last: map[string]time.Time{}, recovery: map[string]time.Duration{}}
+	return &history{promises: newPromises(), away: -1, told: map[string]map[string]bool{}, first: map[string]int{}, rough: map[string]bool{}, last: map[string]time.Time{}, recovery: map[string]time.Duration{}}
 }
 
 // ask sends one key to a node, and notes the answer.
 func (h *history) ask(p *process, key string) {
-	var before int
-	h.note(func() { before = h.kills })
-	status, body, _ := p.post("/fn/web/once?k="+key, "", "Idempotency-Key", key)
-	if status != http.StatusOK {
-		return
-	}
 	h.note(func() {
+		if _, ok := h.first[key]; !ok {
+			h.first[key] = h.kills
+		}
+	})
+	status, body, _ := p.post("/fn/web/once?k="+key, "", "Idempotency-Key", key)
+	h.note(func() {
+		if status != http.StatusOK || h.first[key] != h.kills {
+			h.rough[key] = true
+		}
+		if status != http.StatusOK {
+			return
+		}
 		if h.told[key] == nil {
 			h.told[key] = map[string]bool{}
-			h.calm[key] = true
 		}
 		h.told[key][body] = true
-		h.calm[key] = h.calm[key] && before == h.kills
 	})
 }
 
@@ -219,7 +224,7 @@ func (f *fleet) once(h *history, s *sink) {
 		}
 		if len(runs) > 1 {
 			again++
-			if h.calm[key] {
+			if !h.rough[key] {
 				f.t.Errorf("key %s ran %d times, and nothing was killed", key, len(runs))
 			}
 		}
@@ -303,11 +308,8 @@ func (f *fleet) frozen(h *history, victim int) {
 	h.note(func() { h.kills++; h.away, h.killed = victim, time.Now() })
 	had := h.counted()
 	time.Sleep(time.Duration(6000+rand.IntN(2000)) * time.Millisecond)
-	went := h.counted()
 	for _, act := range []string{"call", "key", "message", "secret"} {
-		if went[act] <= had[act] {
-			f.t.Errorf("%s was frozen, and the others have acknowledged no %s", fleetNames[victim], act)
-		}
+		waitFor(f.t, fleetNames[victim]+" is frozen; another node to acknowledge a "+act, func() bool { return h.counted()[act] > had[act] })
 	}
 	thaw()
 	time.Sleep(500 * time.Millisecond)
