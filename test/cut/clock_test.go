@@ -38,7 +38,7 @@ func TestClocks(t *testing.T) {
 	c.story()
 
 	for shifted, says := range map[string]string{"3600": "ahead", "-3600": "behind"} {
-		c.env["d"] = []string{shift.Variable + "=" + shifted}
+		c.setClock("d", shifted)
 		file := filepath.Join(c.dir, "d.token")
 		if err := os.WriteFile(file, []byte(c.token("a")), 0o600); err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func TestClocks(t *testing.T) {
 	for name, shifted := range map[string]string{"b": "3600", "c": "-3600"} {
 		time.Sleep(time.Second)
 		c.nodes[name].stop()
-		c.env[name] = []string{shift.Variable + "=" + shifted}
+		c.setClock(name, shifted)
 		c.up(name)
 		c.healed()
 	}
@@ -84,8 +84,20 @@ func TestClocks(t *testing.T) {
 	began := time.Now()
 	c.allGo("after the death of the keeper")
 	t.Logf("every kind of write %s after the death of the keeper", time.Since(began).Round(time.Millisecond))
-	c.env[keeper] = nil
+	c.setClock(keeper, "0")
 	c.up(keeper)
 	c.healed()
 	c.story()
+}
+
+// setClock sets a node's clock wrong by some seconds from its next start on.
+func (c *cluster) setClock(name, seconds string) {
+	c.t.Helper()
+	home := filepath.Dir(c.data(name))
+	if err := os.MkdirAll(home, 0o755); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := shift.Keep(home, seconds); err != nil {
+		c.t.Fatal(err)
+	}
 }

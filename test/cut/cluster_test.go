@@ -32,10 +32,9 @@ type cluster struct {
 	t     *testing.T
 	net   *network
 	dir   string
-	bin   string              // the command
-	args  []string            // of every lode up
-	env   map[string][]string // of a node's
-	disks map[string]string   // data folder of a node, where it is not below dir
+	bin   string            // the command
+	args  []string          // of every lode up
+	disks map[string]string // data folder of a node, where it is not below dir
 	nodes map[string]*process
 	sink  *sink
 
@@ -76,7 +75,7 @@ func (w *transcript) String() string {
 // newCluster has a network and no nodes yet.
 func newCluster(t *testing.T, machines ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, net: newNetwork(t, machines...), bin: lab.lode, env: map[string][]string{}, disks: map[string]string{}, nodes: map[string]*process{}}
+	c := &cluster{t: t, net: newNetwork(t, machines...), bin: lab.lode, disks: map[string]string{}, nodes: map[string]*process{}}
 	var err error
 	if c.dir, err = os.MkdirTemp(lab.dir, "c-"); err != nil {
 		t.Fatal(err)
@@ -171,7 +170,7 @@ func (c *cluster) begin(name string, args ...string) *process {
 	}
 	p.cmd = exec.Command(c.bin, append(append([]string{"up", "-d", p.dir, "--bind", c.net.addr[name], "--name", name}, c.args...), args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.Env = clean(append(c.env[name], "HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))...)
+	p.cmd.Env = clean("HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))
 	if err := startIn(c.net.prefix+name, p.cmd); err != nil {
 		c.t.Fatal(err)
 	}

@@ -16,6 +16,14 @@ import (
 // of a command that Build made is off; it may be negative.
 const Variable = "LODE_TEST_CLOCK"
 
+// Keep has a home folder say so instead: to the node's workers nothing else is
+// handed down.
+func Keep(home, seconds string) error {
+	return os.WriteFile(filepath.Join(home, homeFile), []byte(seconds), 0o644)
+}
+
+const homeFile = "lode-test-clock"
+
 // ErrCannot is inside the error of Build where this toolchain does not allow
 // it.
 var ErrCannot = errors.New("the clock of this version of Go cannot be shifted")
@@ -29,7 +37,16 @@ import "syscall"
 var testShift = readShift()
 
 func readShift() (n int64) {
-	s, _ := syscall.Getenv("` + Variable + `")
+	s, ok := syscall.Getenv("` + Variable + `")
+	if home, _ := syscall.Getenv("HOME"); !ok && home != "" {
+		if fd, err := syscall.Open(home+"/` + homeFile + `", syscall.O_RDONLY, 0); err == nil {
+			b := make([]byte, 32)
+			if n, err := syscall.Read(fd, b); err == nil {
+				s = string(b[:n])
+			}
+			syscall.Close(fd)
+		}
+	}
 	sign := int64(1)
 	for i := range len(s) {
 		if s[i] == '-' {
