@@ -180,7 +180,9 @@ func (b *Bus) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.instances[l.Generation] = i
+		b.mu.Lock()
+		b.instances[l.Generation] = i // other members reach in already
+		b.mu.Unlock()
 	}
 	b.plug = &plug{b: b, layout: b.Layout}
 	b.nc, b.js, err = connect(b.plug, nats.ReconnectHandler(b.connected), nats.ConnectHandler(b.connected))

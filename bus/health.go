@@ -30,7 +30,7 @@ type Health struct {
 // MemberHealth is one member as another one sees it.
 type MemberHealth struct {
 	Node   lode.NodeID `json:"node"`
-	Up     bool        `json:"up"`     // it takes part
+	Up     bool        `json:"up"`     // it takes part; while there is no leader: it answers
 	Leader bool        `json:"leader"` // of the group that all agree with
 	Lag    uint64      `json:"lag"`    // decisions that it has not followed yet
 	// Empty: the node is there and has lost its copy. It takes no part until
@@ -71,13 +71,15 @@ func (b *Bus) Health() Health {
 			p, heard := lead.Peers[m.Node]
 			mh.Leader = lead.Leader == m.Node
 			mh.Up, mh.Lag = mh.Leader || heard && ok && a.View != nil, p
+		} else {
+			mh.Up = ok && a.View != nil // it is there, though it can do nothing alone
 		}
 		if mh.Up {
 			up++
 		}
 		h.Members = append(h.Members, mh)
 	}
-	h.Quorum = up > len(l.Members)/2
+	h.Quorum = lead != nil && up > len(l.Members)/2
 	h.Survives = max(0, up-len(l.Members)/2-1)
 	if !h.Quorum {
 		h.Survives = 0
