@@ -157,7 +157,11 @@ func (c cluster) clockCheck() api.Check {
 			continue
 		}
 		ch.State, ch.Advice = api.CheckWarn, "let a time service (chrony, systemd-timesyncd) set the clocks of all nodes"
-		ch.Detail += fmt.Sprintf("; the clock of %s is %s ahead of this one", p.Node, p.Skew.Round(time.Millisecond))
+		way := "ahead of"
+		if p.Skew < 0 {
+			way = "behind"
+		}
+		ch.Detail += fmt.Sprintf("; the clock of %s is %s %s this one", p.Node, p.Skew.Abs().Round(time.Millisecond), way)
 	}
 	return ch
 }
