@@ -66,6 +66,7 @@ func (n *Node) openSeat(ctx context.Context) error {
 
 // compete takes the lease whenever it is free.
 func (s *seat) compete(ctx context.Context) {
+	var warned time.Time // it is tried every few seconds, and said once a minute
 	for ctx.Err() == nil {
 		if !s.may() {
 			wait(ctx, 200*time.Millisecond)
@@ -73,7 +74,8 @@ func (s *seat) compete(ctx context.Context) {
 		}
 		lease, err := s.table.Acquire(ctx, "keeper", string(s.n.fleet.id), keeperTTL)
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && time.Since(warned) > time.Minute {
+				warned = time.Now()
 				s.n.cfg.Logger.Warn("the keeper's lease cannot be taken", "err", err)
 			}
 			wait(ctx, time.Second)
