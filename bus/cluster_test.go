@@ -239,7 +239,7 @@ func TestClient(t *testing.T) {
 	if d := time.Since(began); d > 6*time.Second {
 		t.Fatalf("it took %s to say so", d)
 	}
-	a = w.up("a", nil)
+	w.up("a", nil)
 	for i := range 10 {
 		must(here.Put(ctx, "k", fmt.Append(nil, "later ", i)))(t)
 	}

@@ -24,9 +24,8 @@ type history struct {
 	messages map[string]bool
 	secrets  map[string]bool
 	keys     map[string]map[string]bool // what was answered under a key
-	deployed int
-	tried    map[string]int // by what was tried: how often
-	done     map[string]int // ... and acknowledged
+	tried    map[string]int             // by what was tried: how often
+	done     map[string]int             // ... and acknowledged
 	slowest  map[string]time.Duration
 	stop     context.CancelFunc
 	running  sync.WaitGroup
