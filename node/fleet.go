@@ -284,6 +284,7 @@ func (f *fleet) announce(ctx context.Context) error {
 		}
 	}
 	f.members.Follow(lateTables{f.n})
+	f.n.opened("mirror of the nodes", plain(f.members.Close)) // before the bus; what it knows stays
 	if err := f.authority.Check(ctx, f.identity); err != nil && lode.KindOf(err) != lode.Unavailable {
 		return err
 	}

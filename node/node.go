@@ -13,13 +13,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/zeebo/blake3"
 
 	"lode"
 	"lode/api"
@@ -352,11 +349,13 @@ func (n *Node) openCatalog(ctx context.Context) error {
 }
 
 func (n *Node) openEngine(ctx context.Context) error {
-	key, err := n.codeKey, error(nil)
-	if n.scratch, err = openScratch(n.dir.path); err != nil {
+	key := n.codeKey
+	scratch, err := openScratch(n.dir.path)
+	if err != nil {
 		return err
 	}
-	n.opened("scratch", func(context.Context) error { return os.RemoveAll(n.scratch) })
+	n.scratch = scratch.path
+	n.opened("scratch", plain(scratch.close))
 	driver, err := wasm.New(wasm.Config{})
 	if err != nil {
 		return err
@@ -398,25 +397,6 @@ func Work(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	return errors.Join(worker.Main(ctx, in, out, d), d.Close())
-}
-
-// openScratch makes the folder that programs pass through on their way to workers: in memory where
-// there is such a folder, private, of one data folder, and empty, whatever a
-// killed node left in it.
-func openScratch(data string) (string, error) {
-	sum := blake3.Sum256([]byte(data))
-	base := "/dev/shm"
-	if s, err := os.Stat(base); err != nil || !s.IsDir() {
-		base = os.TempDir()
-	}
-	path := filepath.Join(base, fmt.Sprintf("lode-%d-%x", os.Getuid(), sum[:8]))
-	if err := os.RemoveAll(path); err != nil {
-		return "", lode.Errorf(lode.Unavailable, "empty the scratch folder: %w", err)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return "", lode.Errorf(lode.Unavailable, "make the scratch folder: %w", err)
-	}
-	return path, nil
 }
 
 func (n *Node) openInvoke(ctx context.Context) (err error) {
