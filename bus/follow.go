@@ -378,8 +378,20 @@ func (m *mover) recopy(ctx context.Context, i *jetstream.StreamInfo) error {
 	return m.copyOne(ctx, i)
 }
 
-// copyOne copies a stream, again if a server did not answer in time.
+// settleRestore is how long the other members get to take a restored stream in
+// before the next one is restored.
+const settleRestore = 30 * time.Millisecond
+
+// copyOne copies a stream, again if a server did not answer in time. One is
+// restored at a time: the server looks through its streams without a lock when
+// it begins with one, and dies if another is added at that instant
+// (nats-server 2.15.2, RestoreStreamV2).
 func (m *mover) copyOne(ctx context.Context, i *jetstream.StreamInfo) (err error) {
+	m.restoring.Lock()
+	defer m.restoring.Unlock()
+	if len(m.to.Members) > 1 {
+		defer time.Sleep(settleRestore)
+	}
 	cfg := i.Config
 	cfg.Subjects, cfg.Replicas = subjectsOf(cfg.Name), len(m.to.Members)
 	for range 3 {

@@ -79,7 +79,9 @@ type mover struct {
 	mark    time.Time
 	streams streamSet // of the old generation, as they were last looked at
 	copies  copies
-	late    bool // it failed though all members took part: another attempt may help
+	// restoring is held while a stream is restored; see restore.
+	restoring sync.Mutex
+	late      bool // it failed though all members took part: another attempt may help
 }
 
 // streamSet is the streams of one generation, by name.

@@ -96,7 +96,7 @@ func TestConcurrentSwaps(t *testing.T) { everywhere(t, testConcurrentSwaps) }
 func testConcurrentSwaps(t *testing.T, b *Bus) {
 	ctx := t.Context()
 	tab := must(b.Table(ctx, "t"))(t)
-	var won, created atomic.Int64
+	var won, unknown, created atomic.Int64 // unknown: a machine that is busy may answer too late
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -112,9 +112,13 @@ func testConcurrentSwaps(t *testing.T, b *Bus) {
 					return
 				}
 				_, err = tab.Update(ctx, "n", append(e.Value, 'x'), e.Rev)
-				if err == nil {
+				switch lode.KindOf(err) {
+				case "":
 					won.Add(1)
-				} else if lode.KindOf(err) != lode.Precondition {
+				case lode.Unavailable:
+					unknown.Add(1)
+				case lode.Precondition:
+				default:
 					t.Error(err)
 				}
 			}
@@ -122,7 +126,8 @@ func testConcurrentSwaps(t *testing.T, b *Bus) {
 	}
 	all.Wait()
 	e, _, err := tab.Get(ctx, "n")
-	if err != nil || created.Load() != 1 || int64(len(e.Value)) != won.Load() {
+	n := int64(len(e.Value))
+	if err != nil || created.Load() != 1 || n < won.Load() || n > won.Load()+unknown.Load() || won.Load() == 0 {
 		t.Fatalf("%d swaps won, the value counts %d, created %d (%v)", won.Load(), len(e.Value), created.Load(), err)
 	}
 }

@@ -3,7 +3,7 @@ package rewrite
 // Version is the number of what the pass makes: equal inputs and Options give
 // equal modules under equal numbers. Whoever changes the output counts it up;
 // compiled code of other versions is not used.
-const Version = 2
+const Version = 1
 
 // Names that belong to the pass; guests may not use them.
 const (

@@ -3,6 +3,7 @@ package wasm
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -131,6 +132,9 @@ func (d *Driver) Key(module []byte) string {
 	})
 	if !ok {
 		h.Write(module)
+	}
+	if isScript(module) { // of another stack
+		binary.Write(h, binary.LittleEndian, uint64(scriptStack))
 	}
 	var sum lode.Digest
 	h.Sum(sum[:0])

@@ -466,6 +466,7 @@ func (o *orchard) rejoin(p *process, name string) {
 		}
 		again.kill()
 	}
+	time.Sleep(time.Second)                               // what it asked for when it was killed may still come
 	o.nodes["a"].lode("", "nodes", "rm", name, "--force") // if it came so far
 	if err := os.RemoveAll(filepath.Join(o.home, name)); err != nil {
 		o.t.Fatal(err)
