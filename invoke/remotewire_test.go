@@ -231,7 +231,7 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 	c.s.SetDraining(false)
 	b.s.SetDraining(false)
 	f.settle()
-	for range 8 { // one of them goes to b first
+	for tries := 0; tries < 8 || a.s.SpreadStats().Refused == 0 && tries < 500; tries++ { // one of them goes to b first
 		req := request("take")
 		req.Stream = io.LimitReader(endless{}, 1<<20)
 		out, err := a.s.Invoke(context.Background(), req, newTaker())
