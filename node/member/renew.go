@@ -59,7 +59,7 @@ func (r *Renewal) Close() error {
 
 func (r *Renewal) run() {
 	for failed := 0; r.ctx.Err() == nil; {
-		wait := renewIn(r.cfg.Identity.now().leaf.NotBefore, r.cfg.Identity.Expires(), r.cfg.Clock.Now())
+		wait := renewIn(r.cfg.Identity.now().leaf.NotBefore.Add(backdated), r.cfg.Identity.Expires(), r.cfg.Clock.Now())
 		if wait <= 0 {
 			if err := r.renew(); err != nil {
 				r.complain(err)

@@ -213,6 +213,9 @@ func freePorts(t *testing.T) int {
 	t.Helper()
 	for range 1000 {
 		p := 12000 + 3*rand.IntN(2500)
+		if _, taken := portsTaken.LoadOrStore(p, true); taken {
+			continue
+		}
 		if portFree(p) && portFree(p+1) && portFree(p+2) {
 			return p
 		}
@@ -220,6 +223,9 @@ func freePorts(t *testing.T) int {
 	t.Fatal("no three ports in a row are free")
 	return 0
 }
+
+// portsTaken are those that a test of this process got: tests run side by side.
+var portsTaken sync.Map
 
 func portFree(p int) bool {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
