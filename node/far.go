@@ -72,19 +72,18 @@ func (f far) send(r *http.Request, q *link.Request) (*http.Response, error) {
 		pw.CloseWithError(err)
 		ended <- err
 	}()
-	select {
-	case h := <-a.head:
-		if h.Header == nil {
-			h.Header = http.Header{}
-		}
+	answer := func(h farAnswer) (*http.Response, error) {
 		return &http.Response{StatusCode: h.Status, Header: h.Header, Body: farBody{pr, cancel}, ContentLength: -1, Request: r,
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, nil
+	}
+	select {
+	case h := <-a.head:
+		return answer(h)
 	case err := <-ended:
 		defer cancel()
 		select {
 		case h := <-a.head: // both were ready
-			return &http.Response{StatusCode: h.Status, Header: h.Header, Body: farBody{pr, cancel}, ContentLength: -1, Request: r,
-				Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, nil
+			return answer(h)
 		default:
 		}
 		if err == nil {

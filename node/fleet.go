@@ -41,9 +41,7 @@ type fleet struct {
 type heard struct {
 	load *invoke.NodeLoad
 	at   time.Time
-	skew time.Duration
 	lost time.Time // since when it is not heard of; zero: it is
-	why  string
 }
 
 // openFleet finds out who this node is: by its folder, or by joining a
@@ -66,6 +64,7 @@ func (n *Node) openFleet(ctx context.Context) (err error) {
 	if f.sealer, err = catalog.OpenKeyFile(n.dir.file("secrets.key")); err != nil {
 		return err
 	}
+	f.authority = member.NewAuthority(lateTables{n}, f.sealer, nil)
 	if !known {
 		f.id, err = n.firstName()
 		return err
@@ -98,15 +97,11 @@ func (f *fleet) join(ctx context.Context, again bool) error {
 		return lode.Errorf(lode.Precondition, "data folder %s has the data of a node that was alone", n.dir.path).
 			WithHint("join with an empty folder: -d DIR; the data of that one stays where it is")
 	}
-	r, err := f.record()
-	if err != nil {
-		return err
-	}
 	addr, token, err := n.cfg.Join(ctx)
 	if err != nil {
 		return err
 	}
-	j, err := member.Join(ctx, member.JoinOptions{Dir: n.dir.file("node"), Addr: addr, Token: token, Name: n.cfg.Name, Node: r, Keep: f.keepShared})
+	j, err := member.Join(ctx, member.JoinOptions{Dir: n.dir.file("node"), Addr: addr, Token: token, Name: n.cfg.Name, Node: f.record(), Keep: f.keepShared})
 	if err != nil {
 		return err
 	}
@@ -137,14 +132,10 @@ func (f *fleet) shared(context.Context) (s member.Shared, err error) {
 
 // record is this node as others see it. Its ports are what is listened on, or
 // will be.
-func (f *fleet) record() (member.Record, error) {
+func (f *fleet) record() member.Record {
 	n := f.n
-	r := member.Record{Gateway: n.gatewayAddr(), Peers: advertisedHost(n.cfg.Peers), Bus: advertisedHost(n.cfg.Routes), Zone: n.cfg.Zone, Labels: n.cfg.Labels,
+	return member.Record{Gateway: n.gatewayAddr(), Peers: advertisedHost(n.cfg.Peers), Bus: advertisedHost(n.cfg.Routes), Zone: n.cfg.Zone, Labels: n.cfg.Labels,
 		Version: n.cfg.Version, CPU: runtime.NumCPU(), Memory: totalMemory()}
-	if f.port != nil {
-		r.Peers = advertised(n.cfg.Peers, f.port.Addr())
-	}
-	return r, nil
 }
 
 // advertised is the address that others use: the host that was asked for, with
@@ -234,7 +225,6 @@ func (f *fleet) connect(ctx context.Context) (err error) {
 		return err
 	}
 	n.opened("members", plain(f.members.Close))
-	f.authority = member.NewAuthority(lateTables{n}, f.sealer, nil)
 	f.joins = member.NewJoins(member.JoinsConfig{Identity: f.identity, Authority: f.authority, Members: f.members, Tables: lateTables{n},
 		Share: f.shared, Version: n.cfg.Version, Logger: n.cfg.Logger})
 	f.link = link.New(link.Config{Self: f.id, Dial: f.members.Dialer(member.Link), Handle: n.handlers(), Beat: n.beat, Heard: f.hear, Changed: f.upDown, Logger: n.cfg.Logger})
@@ -273,7 +263,6 @@ func (n *Node) serveBus(conn net.Conn, _ lode.NodeID) {
 // announce says that this node is up, and follows who else is.
 func (f *fleet) announce(ctx context.Context) error {
 	if f.identity == nil { // the first node of a cluster: its bus holds the CA
-		f.authority = member.NewAuthority(lateTables{f.n}, f.sealer, nil)
 		id, err := member.Found(ctx, f.n.dir.file("node"), f.id, f.authority)
 		if err != nil {
 			return err
@@ -288,11 +277,7 @@ func (f *fleet) announce(ctx context.Context) error {
 	if err := f.authority.Check(ctx, f.identity); err != nil && lode.KindOf(err) != lode.Unavailable {
 		return err
 	}
-	r, err := f.record()
-	if err != nil {
-		return err
-	}
-	if err := f.members.Announce(ctx, r); err != nil {
+	if err := f.members.Announce(ctx, f.record()); err != nil {
 		return err
 	}
 	renewal := member.Renew(member.RenewalConfig{Identity: f.identity, Authority: f.authority, Renewed: f.members.Renewed, Logger: f.n.cfg.Logger})
@@ -333,35 +318,33 @@ func (f *fleet) hear(from lode.NodeID, b link.Beat) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := f.heard[from]
-	if h == nil {
-		h = &heard{}
-		f.heard[from] = h
-	}
+	h := f.of(from)
 	if l != nil {
 		h.load = l
 	}
-	h.at, h.skew, h.lost, h.why = time.Now(), b.Skew, time.Time{}, ""
+	h.at, h.lost = time.Now(), time.Time{}
 }
 
-// upDown follows the connections.
-func (f *fleet) upDown(node lode.NodeID, up bool, why error) {
-	f.mu.Lock()
+// of is what is known of a node; f.mu is held.
+func (f *fleet) of(node lode.NodeID) *heard {
 	h := f.heard[node]
 	if h == nil {
 		h = &heard{}
 		f.heard[node] = h
 	}
-	switch {
+	return h
+}
+
+// upDown follows the connections.
+func (f *fleet) upDown(node lode.NodeID, up bool, _ error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch h := f.of(node); {
 	case up:
-		h.lost, h.why = time.Time{}, ""
+		h.lost = time.Time{}
 	case h.lost.IsZero():
 		h.lost = time.Now()
-		if why != nil {
-			h.why = why.Error()
-		}
 	}
-	f.mu.Unlock()
 }
 
 // alive reports whether a node answers.
