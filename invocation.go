@@ -40,6 +40,7 @@ const (
 	TriggerJob      Trigger = "job"      // one shard
 	TriggerMerge    Trigger = "merge"    // two partial results
 	TriggerLambda   Trigger = "lambda"   // the Invoke API
+	TriggerAgent    Trigger = "agent"    // a turn of an agent
 )
 
 // State is where an asynchronous invocation stands.

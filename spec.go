@@ -9,6 +9,7 @@ import "time"
 type App struct {
 	Name      Name              `json:"app"`
 	Functions map[Name]Function `json:"functions,omitempty"`
+	Agents    map[Name]Function `json:"agents,omitempty"` // kinds: Function.Agent is set
 	Queues    map[Name]Queue    `json:"queues,omitempty"`
 	Datasets  map[Name]Dataset  `json:"datasets,omitempty"`
 	// Alias and Weight: where the new revisions go. Empty: the alias "live",
@@ -42,6 +43,7 @@ type Function struct {
 	Needs     []Name            `json:"needs,omitempty"`
 	Limits    Limits            `json:"limits"`
 	Exports   *Description      `json:"exports,omitempty"` // what the guest said of itself
+	Agent     *AgentSpec        `json:"agent,omitempty"`   // nil: a function, else a kind of agents
 }
 
 // Contract is how the engine speaks to an artifact.
@@ -154,6 +156,9 @@ type KindExp struct {
 	Name    string   `json:"name"`
 	Methods []string `json:"methods"`
 	Read    []string `json:"read,omitempty"`
+	Fetch   bool     `json:"fetch,omitempty"`   // it answers HTTP requests
+	Socket  bool     `json:"socket,omitempty"`  // it takes WebSockets
+	Migrate bool     `json:"migrate,omitempty"` // it wants to know of new revisions
 }
 
 // Revision is one immutable step in a function's history.

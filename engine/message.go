@@ -25,6 +25,7 @@ const (
 	OpSelf        = abi.OpSelf
 	OpStreamRead  = abi.OpStreamRead
 	OpStreamClose = abi.OpStreamClose
+	OpSocket      = abi.OpSocket
 )
 
 // Bounds of a message, as in sdk/abi.

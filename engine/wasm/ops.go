@@ -175,7 +175,7 @@ var known = [...]struct{ ok, reads bool }{
 	abi.OpCall: {ok: true}, abi.OpSend: {ok: true}, abi.OpReceive: {ok: true}, abi.OpState: {ok: true}, abi.OpTimer: {ok: true},
 	abi.OpData: {true, true}, abi.OpConfig: {true, true}, abi.OpSecret: {true, true}, abi.OpFetch: {ok: true}, abi.OpQueue: {ok: true},
 	abi.OpGroup: {ok: true}, abi.OpSelf: {true, true}, abi.OpBodyRead: {true, true}, abi.OpBodyWrite: {true, false},
-	abi.OpStreamRead: {true, true}, abi.OpStreamClose: {true, true}, abi.OpSleep: {true, true},
+	abi.OpStreamRead: {true, true}, abi.OpStreamClose: {true, true}, abi.OpSleep: {true, true}, abi.OpSocket: {ok: true},
 }
 
 func lodeSubmit(c *call, s []uint64) int32 {

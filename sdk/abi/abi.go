@@ -25,25 +25,26 @@ const CompletionFD = 1000
 // Op is the number of an operation.
 type Op uint32
 
-// The operations. Those marked reserved complete with Unavailable.
+// The operations.
 const (
 	OpCall        Op = 1
-	OpSend        Op = 2 // reserved
-	OpReceive     Op = 3 // reserved
-	OpState       Op = 4 // reserved
-	OpTimer       Op = 5 // reserved
+	OpSend        Op = 2
+	OpReceive     Op = 3
+	OpState       Op = 4
+	OpTimer       Op = 5
 	OpData        Op = 6
 	OpConfig      Op = 8
 	OpSecret      Op = 9
 	OpFetch       Op = 10
 	OpQueue       Op = 11
-	OpGroup       Op = 12 // reserved
+	OpGroup       Op = 12
 	OpSelf        Op = 13
 	OpBodyRead    Op = 14
 	OpBodyWrite   Op = 15
 	OpStreamRead  Op = 16
 	OpStreamClose Op = 17
 	OpSleep       Op = 18
+	OpSocket      Op = 19
 )
 
 // Return values of the imports.

@@ -212,7 +212,7 @@ func (s *state) submit(ctx context.Context, op abi.Op, raw []byte) int32 {
 	if err != nil {
 		return abi.Malformed
 	}
-	if op < 1 || op > abi.OpSleep || op == 7 {
+	if op < 1 || op > abi.OpSocket || op == 7 {
 		return abi.UnknownOp
 	}
 	s.mu.Lock()
