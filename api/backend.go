@@ -19,6 +19,7 @@ import (
 // last key of the page before.
 type Backend struct {
 	Apps     Apps
+	Agents   Agents // nil: this node has no agents
 	Blobs    Blobs
 	Calls    Calls
 	Queues   Queues

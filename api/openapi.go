@@ -88,6 +88,8 @@ func (g *schemas) of(t reflect.Type) object {
 		return object{"type": "integer", "description": "nanoseconds"}
 	case reflect.TypeFor[lode.Digest]():
 		return object{"type": "string", "pattern": "^([0-9a-f]{64})?$"}
+	case reflect.TypeFor[json.RawMessage]():
+		return object{}
 	case reflect.TypeFor[lode.Error]():
 		return object{"$ref": "#/components/schemas/Problem"}
 	}

@@ -25,7 +25,7 @@ func appRoutes() []route {
 			query: []param{{"plan", "boolean", "change nothing"}, {"prune", "boolean", "remove what is no longer declared"}}, body: lode.App{}, reply: Plan{}, serve: deployApp},
 		{id: "apps.remove", method: "DELETE", path: "/v1/apps/{app}", role: RoleDeploy, write: true, summary: "Remove an app with all its names", query: removal, reply: Removed{}, serve: removeApp},
 		{id: "names.list", method: "GET", path: "/v1/names", role: RoleRead, summary: "List names of all kinds",
-			query: append([]param{{"kind", "string", "function, queue or dataset"}}, paging...), reply: List[Item]{}, serve: listNames},
+			query: append([]param{{"kind", "string", "function, agent, queue or dataset"}}, paging...), reply: List[Item]{}, serve: listNames},
 		{id: "names.get", method: "GET", path: "/v1/names/{name}", role: RoleRead, summary: "Everything about a name", reply: Detail{}, serve: getName},
 		{id: "names.remove", method: "DELETE", path: "/v1/names/{name}", role: RoleDeploy, write: true, summary: "Remove a name; undo works for seven days", query: removal, reply: Removed{}, serve: removeName},
 		{id: "names.undo", method: "POST", path: "/v1/names/{name}/undo", role: RoleDeploy, write: true, summary: "Bring a removed name or app back", reply: Removed{}, serve: undoRemove},
@@ -171,7 +171,7 @@ func checkKind(kind ItemKind) error {
 	if kind == "" {
 		return nil
 	}
-	e := lode.Errorf(lode.Invalid, "there is no kind %q", kind).WithHint("kinds: function, queue, dataset")
+	e := lode.Errorf(lode.Invalid, "there is no kind %q", kind).WithHint("kinds: function, agent, queue, dataset")
 	if near := lode.Suggest(string(kind), words); near != "" {
 		e.WithHint("did you mean %q?", near)
 	}

@@ -142,7 +142,7 @@ type TopRow struct {
 // Explanation says why something is where it is, or how a call went.
 type Explanation struct {
 	Ref        string            `json:"ref"`
-	Kind       string            `json:"kind"`                 // function, queue, dataset, call, job
+	Kind       string            `json:"kind"`                 // function, agent, queue, dataset, call, job
 	Summary    string            `json:"summary"`              // one line
 	Steps      []Step            `json:"steps"`                // in order of time or of weight
 	Candidates []Candidate       `json:"candidates,omitempty"` // of placement, the best first
@@ -150,6 +150,7 @@ type Explanation struct {
 	Job        *Job              `json:"job,omitempty"`
 	Logs       []LogLine         `json:"logs,omitempty"`
 	Facts      map[string]string `json:"facts,omitempty"`
+	Waits      []Wait            `json:"waits,omitempty"` // agents: who waits for whom
 }
 
 // Step is one reason or one thing that happened.

@@ -52,12 +52,13 @@ type ItemKind string
 // The kinds.
 const (
 	KindFunction ItemKind = "function"
+	KindAgent    ItemKind = "agent" // a kind of agents
 	KindQueue    ItemKind = "queue"
 	KindDataset  ItemKind = "dataset"
 )
 
 // Kinds lists the kinds of names, in the order of listings.
-func Kinds() []ItemKind { return []ItemKind{KindFunction, KindQueue, KindDataset} }
+func Kinds() []ItemKind { return []ItemKind{KindFunction, KindAgent, KindQueue, KindDataset} }
 
 // App is one deployed app.
 type App struct {
@@ -88,12 +89,13 @@ type Item struct {
 // Detail is everything about one name. The field of its kind is set.
 type Detail struct {
 	Item
-	Function *Function `json:"function,omitempty"`
+	Function *Function `json:"function,omitempty"` // of a kind of agents too
 	Queue    *Queue    `json:"queue,omitempty"`
 	Dataset  *Dataset  `json:"dataset,omitempty"`
 }
 
-// Function is a function with its live revision and aliases.
+// Function is a function, or a kind of agents, with its live revision and
+// aliases.
 type Function struct {
 	Name     lode.Name     `json:"name"`
 	App      lode.Name     `json:"app"`
