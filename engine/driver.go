@@ -86,6 +86,13 @@ type Invocation struct {
 	Deadline time.Time // zero: none
 	Windows  Windows   // jobs only, else nil
 
+	// Sandbox is the number of the one that is to run it, if that is idle, and
+	// then of the one that does; 0: any. Numbers are those of a Pool.
+	Sandbox uint64
+	// Placed is told which sandbox it will be, before Head is read. Nil:
+	// nobody is.
+	Placed Placed
+
 	Usage lode.Usage // filled by Invoke
 	// ExitCode is what a command exited with, or 0.
 	ExitCode int
@@ -93,6 +100,13 @@ type Invocation struct {
 	// driver, handed on by Pool.Invoke when the sandbox is back. After a crash
 	// it holds what would have been answered. Its memory is used again.
 	Reply Reply
+}
+
+// Placed is told of the sandbox that was taken for an invocation.
+type Placed interface {
+	// Placed may still change inv.Head. same says that it is the sandbox that
+	// inv.Sandbox asked for.
+	Placed(inv *Invocation, same bool)
 }
 
 // Reply is an answer on its way. Drivers append to it and hand it to Out

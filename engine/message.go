@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"encoding/binary"
+
 	"lode"
 	"lode/sdk/abi"
 )
@@ -40,6 +42,13 @@ func AppendHead(dst []byte, pairs int) []byte { return abi.AppendHead(dst, pairs
 
 // AppendPair appends one pair of a head.
 func AppendPair(dst []byte, key, value string) []byte { return abi.AppendPair(dst, key, value) }
+
+// AddPair appends a pair to an encoded head, whose count it corrects. It may
+// change head's memory.
+func AddPair(head []byte, key, value string) []byte {
+	binary.LittleEndian.PutUint32(head, binary.LittleEndian.Uint32(head)+1)
+	return abi.AppendPair(head, key, value)
+}
 
 // EncodeHead appends the head made of pairs to dst. It does not check the
 // bounds: see MaxPairs and MaxField.

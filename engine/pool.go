@@ -26,6 +26,7 @@ type Pool struct {
 	load   *loading // nil: nobody loads it now
 	warm   []warm   // a stack: the last one used is the first taken
 	busy   int
+	number uint64 // of the sandbox that was made last
 	used   time.Time
 	closed bool
 	idle   *sync.Cond // busy == 0
@@ -39,9 +40,11 @@ type loading struct {
 	err  error // set before done is closed
 }
 
+// warm is a sandbox, and when it was used last.
 type warm struct {
-	sb    Sandbox
-	since time.Time
+	sb     Sandbox
+	number uint64
+	since  time.Time
 }
 
 // Stats say what a Pool, or an Engine, holds and did.
@@ -99,12 +102,13 @@ func (p *Pool) Warm(ctx context.Context, n int) error {
 		if enough {
 			return nil
 		}
-		sb, _, err := p.take(ctx, true)
+		w, _, err := p.take(ctx, true)
 		if err != nil {
 			return err
 		}
 		p.mu.Lock()
-		p.warm = append(p.warm, warm{sb, time.Now()})
+		w.since = time.Now()
+		p.warm = append(p.warm, w)
 		p.leaveLocked()
 		p.mu.Unlock()
 	}
@@ -116,14 +120,18 @@ func (p *Pool) Warm(ctx context.Context, n int) error {
 func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
 	inv.ExitCode = 0
 	inv.Reply = Reply{Head: inv.Reply.Head[:0], Body: inv.Reply.Body[:0]}
-	sb, cold, err := p.takeUntil(ctx, inv.Deadline)
+	w, cold, err := p.takeUntil(ctx, inv.Deadline, inv.Sandbox)
 	if err != nil {
 		return err
 	}
 	inv.Usage.Cold = cold
-	err = sb.Invoke(ctx, inv)
-	inv.Usage.Memory = max(inv.Usage.Memory, sb.Memory())
-	p.give(sb, inv.Windows != nil)
+	if same := inv.Sandbox == w.number; inv.Placed != nil {
+		inv.Sandbox = w.number
+		inv.Placed.Placed(inv, same)
+	}
+	err = w.sb.Invoke(ctx, inv)
+	inv.Usage.Memory = max(inv.Usage.Memory, w.sb.Memory())
+	p.give(w, inv.Windows != nil)
 	if err != nil {
 		return err
 	}
@@ -131,9 +139,9 @@ func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
 }
 
 // takeUntil is take within a deadline, which matters only where none is warm.
-func (p *Pool) takeUntil(ctx context.Context, deadline time.Time) (sb Sandbox, cold bool, err error) {
-	if sb := p.pop(); sb != nil {
-		return sb, false, nil
+func (p *Pool) takeUntil(ctx context.Context, deadline time.Time, number uint64) (w warm, cold bool, err error) {
+	if w := p.pop(number); w.sb != nil {
+		return w, false, nil
 	}
 	if !deadline.IsZero() {
 		var cancel context.CancelFunc
@@ -143,61 +151,70 @@ func (p *Pool) takeUntil(ctx context.Context, deadline time.Time) (sb Sandbox, c
 	return p.take(ctx, false)
 }
 
-// pop hands out the sandbox that was used last, if one is warm, and counts it
-// as busy.
-func (p *Pool) pop() (sb Sandbox) {
+// pop hands out the sandbox of that number, or else the one that was used
+// last, if one is warm, and counts it as busy.
+func (p *Pool) pop(number uint64) (w warm) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := len(p.warm)
 	if n == 0 || p.closed {
-		return nil
+		return warm{}
 	}
-	sb = p.warm[n-1].sb
+	at := n - 1
+	for i := n - 1; i >= 0 && number != 0; i-- {
+		if p.warm[i].number == number {
+			at = i
+			break
+		}
+	}
+	w = p.warm[at]
+	copy(p.warm[at:], p.warm[at+1:]) // the order by use stays
 	p.warm[n-1] = warm{}
 	p.warm = p.warm[:n-1]
 	p.busy++
-	return sb
+	return w
 }
 
 // take hands out a clean sandbox and counts it as busy; a new one if fresh is
 // set and the program is there. cold says that somebody had to wait for it.
-func (p *Pool) take(ctx context.Context, fresh bool) (sb Sandbox, cold bool, err error) {
+func (p *Pool) take(ctx context.Context, fresh bool) (w warm, cold bool, err error) {
 	if err := p.enter(); err != nil {
-		return nil, false, err
+		return warm{}, false, err
 	}
 	defer p.leave() // pop and the end below count for themselves
 	loaded, err := p.await(ctx)
 	if err != nil {
-		return nil, true, err
+		return warm{}, true, err
 	}
 	if loaded || !fresh {
-		if sb := p.pop(); sb != nil {
-			return sb, true, nil
+		if w := p.pop(0); w.sb != nil {
+			return w, true, nil
 		}
 	}
-	sb, err = p.make(ctx)
+	w, err = p.make(ctx)
 	if err != nil {
-		return nil, true, err
+		return warm{}, true, err
 	}
 	p.mu.Lock()
 	p.busy++
 	p.mu.Unlock()
-	return sb, true, nil
+	return w, true, nil
 }
 
 // give takes a sandbox back, cleans it, and counts it as idle.
-func (p *Pool) give(sb Sandbox, discard bool) {
-	ok := !discard && sb.Reset()
+func (p *Pool) give(w warm, discard bool) {
+	ok := !discard && w.sb.Reset()
 	if !ok {
-		sb.Close()
+		w.sb.Close()
 	}
 	now := time.Now()
+	w.since = now
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Calls++
 	p.used = now
 	if ok {
-		p.warm = append(p.warm, warm{sb, now})
+		p.warm = append(p.warm, w)
 	} else {
 		p.stats.Retired++
 	}
@@ -229,18 +246,19 @@ func (p *Pool) leaveLocked() {
 
 // make makes a sandbox of the loaded program. The caller has entered, so that
 // the program stays.
-func (p *Pool) make(ctx context.Context) (Sandbox, error) {
+func (p *Pool) make(ctx context.Context) (warm, error) {
 	p.mu.Lock()
 	prog := p.prog
 	p.mu.Unlock()
 	sb, err := prog.Sandbox(ctx)
 	if err != nil {
-		return nil, err
+		return warm{}, err
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.stats.Cold++
-	p.mu.Unlock()
-	return sb, nil
+	p.number++
+	return warm{sb: sb, number: p.number}, nil
 }
 
 // await returns when the program is loaded, and reports whether it had to be.
@@ -292,7 +310,8 @@ func (p *Pool) runLoad(l *loading) {
 		now := time.Now()
 		p.mu.Lock()
 		p.prog, p.used = prog, now
-		p.warm = append(p.warm, warm{sb, now})
+		p.number++
+		p.warm = append(p.warm, warm{sb, p.number, now})
 		p.stats.Loads++
 		p.stats.Cold++
 		p.mu.Unlock()

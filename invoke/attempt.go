@@ -18,6 +18,7 @@ const (
 	defaultBody   = 6 << 20
 	defaultOutput = 6 << 20
 	defaultLog    = 256 << 10
+	maxTurnAnswer = 8 << 20 // of an agent; larger state than that is not one value
 
 	logWarn = 4 // the level of the ABI and of slog
 )
@@ -61,6 +62,9 @@ type attempt struct {
 	dropped int64   // bytes of log over the limit
 	head    []byte
 	pairs   []lode.Pair
+
+	turn    *Turn        // of an agent; nil: an invocation
+	turnReq lode.Request // the turn's, as records tell it
 
 	came *arrival    // it was placed here by another node's gateway; nil: it came in here
 	body *replay     // of req.Stream, once that may have to be sent twice
@@ -167,7 +171,9 @@ func (a *attempt) dispatch(ctx context.Context, runner Runner) (err error) {
 	if w, ok := a.ans.(windower); ok {
 		inv.Windows = w.Windows()
 	}
-	if _, ok := a.ans.(*lode.Buffered); ok || a.came != nil && a.came.o.kept {
+	if _, ok := a.ans.(*lode.Buffered); ok && a.turn != nil {
+		a.most = max(orDefault(a.rev.Function.Limits.OutputMax, defaultOutput), maxTurnAnswer)
+	} else if ok || a.came != nil && a.came.o.kept {
 		a.most = orDefault(a.rev.Function.Limits.OutputMax, defaultOutput)
 	}
 	if body := a.stream(); body != nil {
@@ -254,6 +260,7 @@ func (a *attempt) recycle() {
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
 	a.status, a.out, a.most, a.logged, a.dropped, a.left, a.unsent, a.end = 0, 0, 0, 0, 0, false, false, time.Time{}
 	a.came, a.body, a.away, a.node = nil, nil, false, ""
+	a.turn, a.turnReq, a.w.patient = nil, lode.Request{}, false
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
 		a.head = nil
@@ -443,8 +450,11 @@ const own = 11
 // are kept, so that nobody outside can set Lode's own.
 func (a *attempt) encodeHead(b []byte) ([]byte, error) {
 	req, n := a.req, own
+	if a.turn != nil {
+		n -= 3 // the turn's head says how
+	}
 	for i := range req.Head {
-		if p := &req.Head[i]; passes(p.Key) {
+		if p := &req.Head[i]; a.passes(p.Key) {
 			n++
 			if len(p.Key) > engine.MaxField || len(p.Value) > engine.MaxField {
 				return b, lode.Errorf(lode.TooLarge, "the header field %.40q has %d bytes; at most %d", p.Key, len(p.Value), engine.MaxField)
@@ -458,9 +468,11 @@ func (a *attempt) encodeHead(b []byte) ([]byte, error) {
 	f := &a.rev.Function
 	b = engine.AppendHead(b, n)
 	b = engine.AppendPair(b, ":kind", string(orWord(string(req.Trigger), string(lode.TriggerCall))))
-	b = engine.AppendPair(b, ":method", orWord(req.Method, "POST"))
-	b = engine.AppendPair(b, ":path", orWord(req.Path, "/"))
-	b = engine.AppendPair(b, ":handler", orWord(req.Handler, f.Export))
+	if a.turn == nil {
+		b = engine.AppendPair(b, ":method", orWord(req.Method, "POST"))
+		b = engine.AppendPair(b, ":path", orWord(req.Path, "/"))
+		b = engine.AppendPair(b, ":handler", orWord(req.Handler, f.Export))
+	}
 	b = engine.AppendPair(b, ":id", string(a.id))
 	b = engine.AppendPair(b, ":attempt", string(strconv.AppendInt(num[:0], int64(max(1, req.Attempt)), 10)))
 	b = engine.AppendPair(b, ":deadline", string(strconv.AppendInt(num[:0], a.inv.Deadline.UnixMilli(), 10)))
@@ -470,7 +482,7 @@ func (a *attempt) encodeHead(b []byte) ([]byte, error) {
 	var tp [traceparentLen]byte
 	b = engine.AppendPair(b, "traceparent", string(a.trace.append(tp[:0])))
 	for i := range req.Head {
-		if p := &req.Head[i]; passes(p.Key) {
+		if p := &req.Head[i]; a.passes(p.Key) {
 			b = engine.AppendPair(b, p.Key, p.Value)
 		}
 	}
@@ -484,11 +496,11 @@ func orWord(s, def string) string {
 	return s
 }
 
-func passes(key string) bool {
+func (a *attempt) passes(key string) bool {
 	if key == "" || key == "traceparent" {
 		return false
 	}
-	if key[0] != ':' {
+	if key[0] != ':' || a.turn != nil {
 		return true
 	}
 	switch key {
