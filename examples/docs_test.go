@@ -53,7 +53,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 }
 
 // collect notes the keys below a schema. Those of the app, of a function, a
-// queue and a dataset stand alone; deeper ones have their parent's name.
+// kind, a queue and a dataset stand alone; deeper ones have their parent's name.
 func collect(node any, parent string, into map[string]bool) {
 	switch n := node.(type) {
 	case []any:
@@ -69,7 +69,7 @@ func collect(node any, parent string, into map[string]bool) {
 			}
 			into[name] = true
 			below := name
-			if key == "defaults" || key == "functions" || key == "queues" || key == "datasets" || key == "schedule" {
+			if key == "defaults" || key == "functions" || key == "agents" || key == "queues" || key == "datasets" || key == "schedule" {
 				below = ""
 			}
 			if key == "schedule" { // {cron, zone} is described as a type

@@ -70,6 +70,10 @@ func (p *parser) check(d *Declared) {
 			}
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.Agents)) {
+		p.path = []string{"agents", string(name)}
+		p.checkKind(d, name, d.Agents[name], p.at[string(name)])
+	}
 	p.path = nil
 }
 
@@ -104,12 +108,16 @@ func (p *parser) checkFunction(d *Declared, name lode.Name, f *Function, key *ya
 	if slices.Equal(f.OKExit, []int{0}) {
 		f.OKExit = nil
 	}
+	p.checkSecrets(f, key)
+	p.checkCode(d, name, f, key)
+}
+
+func (p *parser) checkSecrets(f *Function, key *yaml.Node) {
 	for _, s := range f.Secrets {
 		if _, both := f.Env[s]; both {
 			p.failAt(key, wrong("", "%s is both a variable and a secret", s))
 		}
 	}
-	p.checkCode(d, name, f, key)
 }
 
 // checkCode settles source, run and contract.

@@ -13,7 +13,7 @@ import (
 type Source struct {
 	Path  string      // absolute
 	Build []string    // argv, or nil
-	For   []lode.Name // functions that come from it; none: the code's own exports
+	For   []lode.Name // functions and kinds that come from it; none: the code's own exports
 }
 
 // Key tells sources apart.
@@ -35,13 +35,15 @@ func (d *Declared) Sources() []Source {
 		return []Source{{Path: d.Source}}
 	}
 	byKey := map[string]*Source{}
-	for _, name := range slices.Sorted(maps.Keys(d.Functions)) {
-		f := d.Functions[name]
-		s := Source{Path: f.Source, Build: f.Build}
-		if byKey[s.Key()] == nil {
-			byKey[s.Key()] = &s
+	for _, of := range []map[lode.Name]*Function{d.Functions, d.Agents} {
+		for _, name := range slices.Sorted(maps.Keys(of)) {
+			f := of[name]
+			s := Source{Path: f.Source, Build: f.Build}
+			if byKey[s.Key()] == nil {
+				byKey[s.Key()] = &s
+			}
+			byKey[s.Key()].For = append(byKey[s.Key()].For, name)
 		}
-		byKey[s.Key()].For = append(byKey[s.Key()].For, name)
 	}
 	var out []Source
 	for _, k := range slices.Sorted(maps.Keys(byKey)) {
@@ -50,14 +52,20 @@ func (d *Declared) Sources() []Source {
 	return out
 }
 
-// Complete puts artifacts, by Source.Key, into what is declared. Functions of
-// an implicit app come from what the code exports. A folder of folders has
+// Complete puts artifacts, by Source.Key, into what is declared. Functions and
+// kinds of an implicit app come from what the code exports. A folder of folders has
 // several artifacts: a function takes the one of its name.
 func (d *Declared) Complete(built map[string][]Artifact) (lode.App, error) {
-	app := lode.App{Name: d.Name, Functions: map[lode.Name]lode.Function{}, Queues: d.Queues, Datasets: d.Datasets}
+	app := lode.App{Name: d.Name, Functions: map[lode.Name]lode.Function{}, Agents: map[lode.Name]lode.Function{}, Queues: d.Queues, Datasets: d.Datasets}
 	if d.Implicit {
-		for _, a := range built[Source{Path: d.Source}.Key()] { // none: only data
-			if err := d.fromExports(&app, a, len(built[Source{Path: d.Source}.Key()]) > 1); err != nil {
+		arts := built[Source{Path: d.Source}.Key()] // none: only data
+		for _, a := range arts {
+			if err := d.fromExports(&app, a, len(arts) > 1); err != nil {
+				return app, err
+			}
+		}
+		for _, a := range arts {
+			if err := d.kindsFromExports(&app, a); err != nil {
 				return app, err
 			}
 		}
@@ -75,10 +83,20 @@ func (d *Declared) Complete(built map[string][]Artifact) (lode.App, error) {
 		}
 		app.Functions[name] = out
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.Agents)) {
+		f := d.Agents[name]
+		a, err := choose(name, built[Source{Path: f.Source, Build: f.Build}.Key()])
+		if err != nil {
+			return app, err
+		}
+		if app.Agents[name], err = f.asKind(name, a); err != nil {
+			return app, err
+		}
+	}
 	return app, nil
 }
 
-// choose picks the artifact of a function among those of its source.
+// choose picks the artifact of a function, or a kind, among those of its source.
 func choose(name lode.Name, of []Artifact) (Artifact, error) {
 	if len(of) == 1 {
 		return of[0], nil
@@ -90,7 +108,7 @@ func choose(name lode.Name, of []Artifact) (Artifact, error) {
 		}
 		names = append(names, string(a.Name))
 	}
-	return Artifact{}, lode.Errorf(lode.Invalid, "function %s: no folder or file of that name, and the app has several sources", name).
+	return Artifact{}, lode.Errorf(lode.Invalid, "%s: no folder or file of that name, and the app has several sources", name).
 		WithHint("say which: source: ./%s", strings.Join(names, ", ./"))
 }
 
@@ -151,8 +169,8 @@ func agentsOnly(name lode.Name, a Artifact) error {
 	if a.Exports == nil || len(a.Exports.Kinds) == 0 {
 		return nil
 	}
-	return lode.Errorf(lode.Invalid, "function %s: the code holds only the agent kind %s, and this version of Lode has no agents yet", name, a.Exports.Kinds[0].Name).
-		WithHint("export a handler beside it")
+	return lode.Errorf(lode.Invalid, "function %s: the code has no handler, only the kind of agents %s", name, a.Exports.Kinds[0].Name).
+		WithHint("declare it under agents instead of functions, or export a handler beside it")
 }
 
 // fromExports makes a function of each handler and job. The default handler is
@@ -160,8 +178,8 @@ func agentsOnly(name lode.Name, a Artifact) error {
 func (d *Declared) fromExports(app *lode.App, a Artifact, several bool) error {
 	all := exports(a)
 	if len(all) == 0 {
-		if err := agentsOnly(d.Name, a); err != nil {
-			return err
+		if a.Exports != nil && len(a.Exports.Kinds) > 0 {
+			return nil // it has agents only
 		}
 		all[""] = lode.Export{}
 	}
@@ -200,12 +218,13 @@ func (d *Declared) fromExports(app *lode.App, a Artifact, several bool) error {
 	return nil
 }
 
-// free refuses a function whose name the file gave to something else.
+// free refuses a function, or a kind, whose name the file gave to something
+// else.
 func (d *Declared) free(name lode.Name) error {
 	_, q := d.Queues[name]
 	_, s := d.Datasets[name]
 	if q || s {
-		return lode.Errorf(lode.Invalid, "%s names both a handler of the code and a queue or dataset of %s", name, FileName).WithHint("rename one of them")
+		return lode.Errorf(lode.Invalid, "%s names both something in the code and a queue or dataset of %s", name, FileName).WithHint("rename one of them")
 	}
 	return nil
 }
@@ -217,6 +236,10 @@ func (f *Function) inherit(d *Declared) error {
 		return nil
 	}
 	p := &parser{file: FileName, lookup: d.lookup}
+	if f.Agent != nil {
+		p.defaultsFor(f, d.defaults)
+		return nil
+	}
 	readObject(p, d.defaults, "defaults", functionFields(), f)
 	if err := p.probs.asError(); err != nil {
 		return fmt.Errorf("defaults: %w", err)

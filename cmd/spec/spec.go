@@ -25,9 +25,11 @@ type Declared struct {
 	Dir       string // absolute; sources and globs are relative to it
 	File      string // as it was named; "" without a file
 	Functions map[lode.Name]*Function
+	Agents    map[lode.Name]*Function // kinds: their Agent is set
 	Queues    map[lode.Name]lode.Queue
 	Datasets  map[lode.Name]lode.Dataset
-	// Implicit: the file names no functions, so the code's own exports do.
+	// Implicit: the file names neither functions nor kinds of agents, so the
+	// code's own exports do.
 	Implicit bool
 	// Source is the app's one source: Dir, or the file that was named.
 	Source string
@@ -38,7 +40,7 @@ type Declared struct {
 	lookup   func(string) (string, bool)
 }
 
-// Function is one declared function.
+// Function is one declared function, or kind of agents.
 type Function struct {
 	lode.Function
 	Source string   // absolute path
@@ -99,6 +101,10 @@ func shown(file string) string {
 	return file
 }
 
+func newDeclared() *Declared {
+	return &Declared{Functions: map[lode.Name]*Function{}, Agents: map[lode.Name]*Function{}, Queues: map[lode.Name]lode.Queue{}, Datasets: map[lode.Name]lode.Dataset{}}
+}
+
 // locate finds out whether path is a folder, a lode.yaml or a source.
 func locate(path string) (*Declared, error) {
 	if path == "" {
@@ -113,7 +119,7 @@ func locate(path string) (*Declared, error) {
 		e := lode.Errorf(lode.NotFound, "%s: %s", path, reason(err))
 		return nil, e.WithHint("name a folder, a lode.yaml or a source file; lode new NAME makes one")
 	}
-	d := &Declared{Functions: map[lode.Name]*Function{}, Queues: map[lode.Name]lode.Queue{}, Datasets: map[lode.Name]lode.Dataset{}}
+	d := newDeclared()
 	switch ext := filepath.Ext(abs); {
 	case info.IsDir():
 		d.Dir, d.Source = abs, abs
@@ -187,8 +193,8 @@ func FixName(s string) lode.Name {
 // Parse checks bytes as a lode.yaml in dir. Load is Parse of what stands on
 // disk; it also knows the names of folders.
 func Parse(b []byte, dir string, lookup func(string) (string, bool)) (*Declared, error) {
-	d := &Declared{Dir: dir, Source: dir, File: filepath.Join(dir, FileName),
-		Functions: map[lode.Name]*Function{}, Queues: map[lode.Name]lode.Queue{}, Datasets: map[lode.Name]lode.Dataset{}}
+	d := newDeclared()
+	d.Dir, d.Source, d.File = dir, dir, filepath.Join(dir, FileName)
 	if lookup == nil {
 		lookup = func(string) (string, bool) { return "", false }
 	}
@@ -254,14 +260,7 @@ func (p *parser) readFunctions(n *yaml.Node, d *Declared) {
 	d.Implicit = false
 	readNames(p, n, "function", functionFields(), func(name lode.Name, key *yaml.Node, read func(*Function)) {
 		f := d.base(key.Line)
-		if d.defaults != nil {
-			p.silent++
-			path := p.path
-			p.path = nil
-			readObject(p, d.defaults, "defaults", functionFields(), f)
-			p.path = path
-			p.silent--
-		}
+		p.defaultsFor(f, d.defaults)
 		read(f)
 		if name != "" {
 			d.Functions[name] = f
@@ -332,7 +331,7 @@ func RecordsOf(files []string) lode.Records {
 // own remembers where a name was declared; one name space holds for all.
 func (p *parser) own(kind string, name lode.Name, key *yaml.Node) {
 	if first := p.at[string(name)]; first != nil {
-		p.fail(key, "functions, queues and datasets share one name space; the first is in line "+itoa(first.Line), "%s: the name is taken", p.where())
+		p.fail(key, "functions, agents, queues and datasets share one name space; the first is in line "+itoa(first.Line), "%s: the name is taken", p.where())
 		return
 	}
 	p.at[string(name)] = key
