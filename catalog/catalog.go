@@ -72,8 +72,8 @@ type Entry struct {
 	Created    time.Time
 	Generation uint64 // of the newest change of its app; see DeployOptions.Expect
 
-	Live    *lode.Revision // functions: where most calls without an alias go
-	Aliases []lode.Alias   // functions: "live" first
+	Live    *lode.Revision // functions and kinds: where most calls without an alias go
+	Aliases []lode.Alias   // functions and kinds: "live" first
 	Queue   *lode.Queue
 	Dataset *lode.Dataset
 
@@ -140,7 +140,11 @@ func (c *Catalog) Get(ns lode.Namespace, name lode.Name) (*Entry, error) {
 
 func (c *Catalog) missing(ns lode.Namespace, name lode.Name, kind Kind) error {
 	noun := "nothing is named"
-	if kind != "" {
+	switch kind {
+	case "":
+	case KindAgent:
+		noun = "no kind of agents is named"
+	default:
 		noun = "no " + string(kind) + " is named"
 	}
 	s := c.snap.Load().spaces[ns]
@@ -185,7 +189,7 @@ func (c *Catalog) Resolve(ns lode.Namespace, name lode.Name, alias string, rnd u
 		return nil, c.missing(ns, name, KindFunction)
 	}
 	if e.Kind != KindFunction {
-		return nil, lode.Errorf(lode.NotFound, "%s is a %s, not a function", name, e.Kind)
+		return nil, e.notCallable()
 	}
 	if alias == "" {
 		alias = lode.LiveAlias
@@ -220,24 +224,14 @@ func (c *Catalog) revision(ctx context.Context, e *Entry, number int) (*lode.Rev
 	}
 	rr, ok := e.record.rev(number)
 	if !ok {
-		return nil, lode.Errorf(lode.NotFound, "function %s has no revision %d", e.Name, number).WithHint("lode history %s", e.Name)
+		return nil, lode.Errorf(lode.NotFound, "%s %s has no revision %d", e.Kind.noun(), e.Name, number).WithHint("lode history %s", e.Name)
 	}
 	return c.readRevision(ctx, e.Namespace, e.App, e.Name, rr)
 }
 
-// Functions yields the live revision of every function.
-func (c *Catalog) Functions() iter.Seq[*lode.Revision] {
-	snap := c.snap.Load()
-	return func(yield func(*lode.Revision) bool) {
-		for _, s := range snap.spaces {
-			for _, e := range s.names {
-				if e.Live != nil && !yield(e.Live) {
-					return
-				}
-			}
-		}
-	}
-}
+// Functions yields the live revision of every function. Kinds of agents are
+// not among them.
+func (c *Catalog) Functions() iter.Seq[*lode.Revision] { return c.liveOf(KindFunction) }
 
 // Queue is a declared queue; NotFound if there is none.
 func (c *Catalog) Queue(ns lode.Namespace, name lode.Name) (lode.Queue, error) {
@@ -301,9 +295,11 @@ type Removed struct {
 // Spec is the app as it would be declared: what its live revisions and its
 // other names say.
 func (a *App) Spec() lode.App {
-	out := lode.App{Name: a.Name, Functions: map[lode.Name]lode.Function{}, Queues: map[lode.Name]lode.Queue{}, Datasets: map[lode.Name]lode.Dataset{}}
+	out := lode.App{Name: a.Name, Functions: map[lode.Name]lode.Function{}, Agents: map[lode.Name]lode.Function{}, Queues: map[lode.Name]lode.Queue{}, Datasets: map[lode.Name]lode.Dataset{}}
 	for _, e := range a.Entries {
 		switch {
+		case e.Live != nil && e.Kind == KindAgent:
+			out.Agents[e.Name] = e.Live.Function
 		case e.Live != nil:
 			out.Functions[e.Name] = e.Live.Function
 		case e.Queue != nil && !e.record.Implicit:

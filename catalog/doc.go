@@ -1,6 +1,6 @@
-// Package catalog knows what is deployed: apps, the functions, queues and
-// datasets that they own, immutable revisions with their history, weighted
-// aliases, routes, and sealed secrets.
+// Package catalog knows what is deployed: apps, the functions, kinds of
+// agents, queues and datasets that they own, immutable revisions with their
+// history, weighted aliases, routes, and sealed secrets.
 //
 // It promises that a change of an app is one step. A deploy switches all
 // functions of the app at once or none; two changes at the same time happen

@@ -41,7 +41,7 @@ func checkAlias(word string) error {
 	return nil
 }
 
-// History is the revisions of a function that are kept, newest first. before
+// History is the revisions of a function, or a kind, that are kept, newest first. before
 // is the number to go on from, 0 at first; at most limit are returned, 0 is
 // all.
 func (c *Catalog) History(ctx context.Context, ns lode.Namespace, name lode.Name, before, limit int) ([]lode.Revision, error) {
@@ -66,12 +66,13 @@ func (c *Catalog) History(ctx context.Context, ns lode.Namespace, name lode.Name
 	return out, nil
 }
 
+// function is a name that has revisions.
 func (c *Catalog) function(ns lode.Namespace, name lode.Name) (*Entry, error) {
 	e, ok := c.Lookup(ns, name)
 	if !ok {
 		return nil, c.missing(ns, name, KindFunction)
 	}
-	if e.Kind != KindFunction {
+	if !e.Kind.runs() {
 		return nil, lode.Errorf(lode.Invalid, "%s is a %s, not a function", name, e.Kind)
 	}
 	return e, nil
@@ -96,14 +97,15 @@ func (c *Catalog) Rollback(ctx context.Context, ns lode.Namespace, name lode.Nam
 	return c.setAlias(ctx, ns, name, expect, by, func(e *Entry) (lode.Alias, error) {
 		to := cmp.Or(rev, e.Previous())
 		if to == 0 {
-			return lode.Alias{}, lode.Errorf(lode.NotFound, "function %s has no earlier revision", name).WithHint("lode history %s", name)
+			return lode.Alias{}, lode.Errorf(lode.NotFound, "%s %s has no earlier revision", e.Kind.noun(), name).WithHint("lode history %s", name)
 		}
 		return lode.Alias{Name: lode.LiveAlias, Targets: []lode.Target{{Rev: to, Weight: 100}}}, nil
 	})
 }
 
 // SetAlias sets an alias of a function; weights add up to 100. No targets
-// removes it. expect as in DeployOptions.
+// removes it. A kind of agents has live alone, at one revision. expect as in
+// DeployOptions.
 func (c *Catalog) SetAlias(ctx context.Context, ns lode.Namespace, name lode.Name, a lode.Alias, expect uint64, by string) (*Entry, error) {
 	if err := checkAlias(a.Name); err != nil {
 		return nil, err
@@ -132,8 +134,8 @@ func (c *Catalog) setAlias(ctx context.Context, ns lode.Namespace, name lode.Nam
 	}
 	err = c.change(ctx, ns, e.App, by, false, func(t *change) (bool, error) {
 		now := t.space.names[name]
-		if now == nil || now.App != e.App || now.Kind != KindFunction {
-			return false, lode.Errorf(lode.Conflict, "function %s was removed meanwhile", name)
+		if now == nil || now.App != e.App || now.Kind != e.Kind {
+			return false, lode.Errorf(lode.Conflict, "%s %s was removed meanwhile", e.Kind.noun(), name)
 		}
 		if err := expect(t.space.apps[e.App], e.App, want); err != nil {
 			return false, err
@@ -142,10 +144,13 @@ func (c *Catalog) setAlias(ctx context.Context, ns lode.Namespace, name lode.Nam
 		if err != nil {
 			return false, err
 		}
+		if err := checkKindAlias(now, a); err != nil {
+			return false, err
+		}
 		for _, target := range a.Targets {
 			rr, ok := now.record.rev(target.Rev)
 			if !ok {
-				return false, lode.Errorf(lode.NotFound, "function %s has no revision %d", name, target.Rev).WithHint("lode history %s", name)
+				return false, lode.Errorf(lode.NotFound, "%s %s has no revision %d", now.Kind.noun(), name, target.Rev).WithHint("lode history %s", name)
 			}
 			if err := c.bring(ctx, t, name, rr); err != nil {
 				return false, err
@@ -258,7 +263,7 @@ func (c *Catalog) remove(ctx context.Context, ns lode.Namespace, app lode.Name, 
 			}
 			r := Removed{App: app, Name: name, Kind: n.Kind, At: n.Removed, Until: n.Removed.Add(keepFor)}
 			if o.Data {
-				n.Erased, n.Revs, n.Aliases, n.Queue, n.Dataset, r.Until = true, nil, nil, nil, nil, time.Time{}
+				n.Erased, n.Revs, n.Aliases, n.Queue, n.Dataset, n.Partitions, n.Born, r.Until = true, nil, nil, nil, nil, 0, 0, time.Time{}
 			}
 			out = append(out, r)
 		}
@@ -277,7 +282,7 @@ func (c *Catalog) Undo(ctx context.Context, ns lode.Namespace, name lode.Name, b
 	err = c.change(ctx, ns, app, by, false, func(t *change) (bool, error) {
 		for _, name := range names {
 			if e := t.space.names[name]; e != nil {
-				return false, lode.Errorf(lode.Conflict, "%s %s of app %s has the name by now", e.Kind, name, e.App)
+				return false, lode.Errorf(lode.Conflict, "%s %s of app %s has the name by now", e.Kind.noun(), name, e.App)
 			}
 			n := t.rec.Names[name]
 			if n == nil || n.Erased {

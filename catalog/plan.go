@@ -28,7 +28,7 @@ type Change struct {
 	Op     Op
 	Kind   Kind
 	Name   lode.Name
-	Rev    int      // functions: the revision that is in place afterwards
+	Rev    int      // functions and kinds: the revision that is in place afterwards
 	Size   int64    // bytes of the artifact
 	Detail string   // for +: language and the like; for ~: what differs
 	Routes []string // functions
@@ -144,8 +144,13 @@ func (c *Catalog) missingArtifacts(ctx context.Context, ns lode.Namespace, app *
 	}
 	var missing []lode.Digest
 	asked := make(map[lode.Digest]bool)
-	for _, name := range slices.Sorted(maps.Keys(app.Functions)) {
-		d := app.Functions[name].Artifact
+	all := maps.Clone(app.Functions)
+	if all == nil {
+		all = make(map[lode.Name]lode.Function)
+	}
+	maps.Copy(all, app.Agents)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		d := all[name].Artifact
 		if e, ok := c.Lookup(ns, name); asked[d] || ok && e.Live != nil && e.Live.Function.Artifact == d {
 			continue
 		}
@@ -180,11 +185,11 @@ func checkApp(ns lode.Namespace, app *lode.App) error {
 	seen := make(map[lode.Name]Kind)
 	declare := func(name lode.Name, kind Kind) error {
 		if _, err := lode.ParseName(string(name)); err != nil {
-			return lode.Errorf(lode.Invalid, "%s: %w", kind, err)
+			return lode.Errorf(lode.Invalid, "%s: %w", kind.noun(), err)
 		}
 		if seen[name] != "" {
-			return lode.Errorf(lode.Invalid, "app %s declares %s twice: as a %s and as a %s", app.Name, name, seen[name], kind).
-				WithHint("functions, queues and datasets share one name space")
+			return lode.Errorf(lode.Invalid, "app %s declares %s twice: as %s and as %s", app.Name, name, seen[name].article(), kind.article()).
+				WithHint("functions, agents, queues and datasets share one name space")
 		}
 		seen[name] = kind
 		return nil
@@ -197,10 +202,22 @@ func checkApp(ns lode.Namespace, app *lode.App) error {
 		if f.Artifact.IsZero() {
 			return lode.Errorf(lode.Invalid, "function %s has no artifact", name)
 		}
+		if f.Agent != nil {
+			return lode.Errorf(lode.Invalid, "function %s is a kind of agents, and belongs under agents", name)
+		}
 		for _, p := range f.Routes {
 			if err := checkRoute(name, p); err != nil {
 				return err
 			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(app.Agents)) {
+		f := app.Agents[name]
+		if err := declare(name, KindAgent); err != nil {
+			return err
+		}
+		if err := checkKind(name, &f); err != nil {
+			return err
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(app.Queues)) {
@@ -235,7 +252,13 @@ func (d *deploy) run() error {
 	implicit := d.implicitQueues(queues)
 	for _, name := range slices.Sorted(maps.Keys(d.app.Functions)) {
 		f := d.app.Functions[name]
-		if err := d.function(name, &f); err != nil {
+		if err := d.revise(name, &f, KindFunction); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.app.Agents)) {
+		f := d.app.Agents[name]
+		if err := d.kind(name, &f); err != nil {
 			return err
 		}
 	}
@@ -301,13 +324,16 @@ func (d *deploy) implicitQueues(queues map[lode.Name]lode.Queue) map[lode.Name]b
 // claim checks that the app may have the name, and returns what it has there.
 func (d *deploy) claim(name lode.Name, kind Kind) (*nameRecord, error) {
 	if e := d.space.names[name]; e != nil && e.App != d.app.Name {
-		return nil, lode.Errorf(lode.Conflict, "%s %s belongs to app %s", e.Kind, name, e.App).
+		return nil, lode.Errorf(lode.Conflict, "%s %s belongs to app %s", e.Kind.noun(), name, e.App).
 			WithHint("choose another name, or remove it there first: lode rm %s", name)
+	}
+	if err := d.stateKept(name, kind); err != nil {
+		return nil, err
 	}
 	d.declared[name] = true
 	n := d.rec.Names[name]
 	if n.live() && n.Kind != kind {
-		return nil, lode.Errorf(lode.Conflict, "%s is a %s of app %s, not a %s", name, n.Kind, d.app.Name, kind).
+		return nil, lode.Errorf(lode.Conflict, "%s is %s of app %s, not %s", name, n.Kind.article(), d.app.Name, kind.article()).
 			WithHint("remove it first: lode rm %s", name)
 	}
 	return n, nil
@@ -339,8 +365,9 @@ func (d *deploy) simple(name lode.Name, want *nameRecord) error {
 	return nil
 }
 
-func (d *deploy) function(name lode.Name, f *lode.Function) error {
-	n, err := d.claim(name, KindFunction)
+// revise declares a function, or a kind of agents: what has code.
+func (d *deploy) revise(name lode.Name, f *lode.Function, kind Kind) error {
+	n, err := d.claim(name, kind)
 	if err != nil {
 		return err
 	}
@@ -349,12 +376,12 @@ func (d *deploy) function(name lode.Name, f *lode.Function) error {
 		return err
 	}
 	if len(body) > maxFunction {
-		return lode.Errorf(lode.TooLarge, "function %s: its configuration has %d bytes, at most %d", name, len(body), maxFunction)
+		return lode.Errorf(lode.TooLarge, "%s %s: its configuration has %d bytes, at most %d", kind.noun(), name, len(body), maxFunction)
 	}
-	c := Change{Op: Modify, Kind: KindFunction, Name: name, Size: f.Size, Routes: f.Routes}
+	c := Change{Op: Modify, Kind: kind, Name: name, Size: f.Size, Routes: f.Routes}
 	if !n.live() {
 		c.Op, c.Detail = Add, f.Language
-		n = d.newFunction(name)
+		n = d.newRecord(name, kind)
 	}
 	rr, known := revRecord{}, false
 	for _, r := range n.Revs {
@@ -370,7 +397,16 @@ func (d *deploy) function(name lode.Name, f *lode.Function) error {
 	}
 	c.Rev = rr.Number
 	before := n.Aliases
-	next.shift(d.app.Alias, rr.Number, d.app.Weight)
+	if kind == KindAgent {
+		next.shift("", rr.Number, 0)
+		if !sameJSON(before, next.Aliases) {
+			if err := d.whole(name); err != nil {
+				return err
+			}
+		}
+	} else {
+		next.shift(d.app.Alias, rr.Number, d.app.Weight)
+	}
 	if known && c.Op != Add && sameJSON(before, next.Aliases) {
 		c.Op = Keep
 	} else if e := d.space.names[name]; c.Op == Modify && e != nil && e.Live != nil {
@@ -395,17 +431,18 @@ func (d *deploy) function(name lode.Name, f *lode.Function) error {
 // takes, less a margin.
 const maxFunction = 900 << 10
 
-// newFunction is the record of a name that is new, or was removed. Numbers go
-// on where they stopped, also in an app that had the name before.
-func (d *deploy) newFunction(name lode.Name) *nameRecord {
-	n := &nameRecord{Kind: KindFunction, Created: d.now}
+// newRecord is the record of a name that is new, or was removed. Numbers go on
+// where they stopped, also in an app that had the name before; the state of a
+// kind's agents is that of before.
+func (d *deploy) newRecord(name lode.Name, kind Kind) *nameRecord {
+	n := &nameRecord{Kind: kind, Created: d.now}
 	for _, app := range d.space.apps {
-		if old := app.Names[name]; old != nil && old.Kind == KindFunction {
+		if old := app.Names[name]; old != nil && old.Kind == kind {
 			n.Last = max(n.Last, old.Last)
 		}
 	}
-	if old := d.rec.Names[name]; old != nil && old.Kind == KindFunction && !old.Erased {
-		n.Revs = old.Revs
+	if old := d.rec.Names[name]; old != nil && old.Kind == kind && !old.Erased {
+		n.Revs, n.Partitions, n.Born = old.Revs, old.Partitions, old.Born
 	}
 	return n
 }
@@ -463,13 +500,16 @@ func (d *deploy) undeclared() {
 }
 
 func (d *deploy) warn() {
-	for _, name := range slices.Sorted(maps.Keys(d.app.Functions)) {
-		for _, need := range d.app.Functions[name].Needs {
-			if d.space.names[need] == nil && !d.declared[need] {
-				d.plan.Warnings = append(d.plan.Warnings, fmt.Sprintf("function %s needs %s, which is not deployed", name, need))
+	for kind, of := range map[Kind]map[lode.Name]lode.Function{KindFunction: d.app.Functions, KindAgent: d.app.Agents} {
+		for _, name := range slices.Sorted(maps.Keys(of)) {
+			for _, need := range of[name].Needs {
+				if d.space.names[need] == nil && !d.declared[need] {
+					d.plan.Warnings = append(d.plan.Warnings, fmt.Sprintf("%s %s needs %s, which is not deployed", kind.noun(), name, need))
+				}
 			}
 		}
 	}
+	slices.Sort(d.plan.Warnings)
 }
 
 // differences names the top-level fields of two values that are not the same.

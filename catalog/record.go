@@ -57,6 +57,7 @@ type Kind string
 // The kinds of names.
 const (
 	KindFunction Kind = "function"
+	KindAgent    Kind = "agent" // a kind of agents
 	KindQueue    Kind = "queue"
 	KindDataset  Kind = "dataset"
 )
@@ -70,9 +71,12 @@ type nameRecord struct {
 	Removed time.Time `json:"removed,omitzero"`
 	Erased  bool      `json:"erased,omitempty"`
 
-	Revs    []revRecord  `json:"revs,omitempty"` // functions: by number
+	Revs    []revRecord  `json:"revs,omitempty"` // functions and kinds: by number
 	Last    int          `json:"last,omitempty"` // highest number given
 	Aliases []lode.Alias `json:"aliases,omitempty"`
+
+	Partitions int    `json:"partitions,omitempty"` // kinds: fixed while there is state
+	Born       uint64 `json:"born,omitempty"`       // kinds: Gen of the change that their state began with
 
 	Queue    *lode.Queue   `json:"queue,omitempty"`
 	Implicit bool          `json:"implicit,omitempty"` // made because a function names the queue
