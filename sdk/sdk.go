@@ -20,7 +20,7 @@ import (
 	"strings"
 )
 
-//go:embed go/*.go abi/abi.go c/lode.h js/prelude/*.js js/engine/quickjs.wasm.gz
+//go:embed go/*.go abi/abi.go abi/state.go c/lode.h js/prelude/*.js js/engine/quickjs.wasm.gz
 var files embed.FS
 
 // Files are the SDKs by their path below this folder.

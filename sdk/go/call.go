@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"lode/sdk/abi"
@@ -16,14 +18,20 @@ import (
 // the body, several are sent as a list. Out and arguments are JSON, except
 // []byte. The deadline is the caller's own or ctx's, whichever is nearer.
 // What goes wrong is an *Error: errors.Is(err, lode.NotFound).
+//
+// An address with a key, kind/key, is an agent's (or that of a running
+// invocation, see Run): the method is one of its own. What the callee does is
+// not undone if the turn that calls fails; what Send sends is.
 func Call[Out any](ctx context.Context, addr, method string, args ...any) (Out, error) {
 	var out Out
-	m, err := arguments(args)
+	m, err := callArguments(args)
 	if err != nil {
 		return out, err
 	}
 	m.head = append(m.head, pair{":address", addr})
-	if method != "" {
+	if method != "" && isAgent(addr) {
+		m.head = append(m.head, pair{":verb", method})
+	} else if method != "" {
 		m.head = append(m.head, pair{":handler", method})
 	}
 	r, err := operate(ctx, abi.OpCall, m)
@@ -43,6 +51,67 @@ func Call[Out any](ctx context.Context, addr, method string, args ...any) (Out, 
 	return out, nil
 }
 
+// isAgent tells the address of an agent from the name of a function.
+func isAgent(addr string) bool { return strings.ContainsRune(addr, '/') }
+
+// CallOption changes one Call; it stands among the arguments.
+type CallOption func(*message)
+
+// CallKey makes a Call to an agent with a key that was seen before answer what
+// the first one did.
+func CallKey(idempotency string) CallOption {
+	return func(m *message) { m.head = append(m.head, pair{":key", idempotency}) }
+}
+
+// callArguments is arguments with the options among them.
+func callArguments(args []any) (message, error) {
+	var opts []CallOption
+	for i := 0; i < len(args); i++ {
+		if o, ok := args[i].(CallOption); ok {
+			opts = append(opts, o)
+			args = slices.Delete(slices.Clone(args), i, i+1)
+			i--
+		}
+	}
+	m, err := arguments(args)
+	for _, o := range opts {
+		o(&m)
+	}
+	return m, err
+}
+
+// Args are several arguments where one is asked for: lode.Args{"book", 2}.
+type Args []any
+
+// SendOption changes one Send.
+type SendOption = PutOption
+
+// Send makes an agent run a method that nobody waits for. In a turn it is sent
+// when the turn takes effect, once, in order for each pair of agents, and not
+// at all if the turn fails; from a function it is durable when Send returns.
+// args is the one argument, Args for several, nil for none. After delays it;
+// Key, from a function, makes it do nothing if the key was seen before.
+func Send(ctx context.Context, addr, method string, args any, opts ...SendOption) error {
+	var list []any
+	switch a := args.(type) {
+	case nil:
+	case Args:
+		list = a
+	default:
+		list = []any{a}
+	}
+	m, err := arguments(list)
+	if err != nil {
+		return err
+	}
+	m.head = append(m.head, pair{":address", addr}, pair{":verb", method})
+	for _, o := range opts {
+		o(&m)
+	}
+	_, err = operate(ctx, abi.OpSend, m)
+	return err
+}
+
 // arguments encodes what a call carries.
 func arguments(args []any) (m message, err error) {
 	switch len(args) {
@@ -55,7 +124,7 @@ func arguments(args []any) (m message, err error) {
 		m.head = []pair{{"content-type", "application/json"}}
 		m.body, err = encode(args[0])
 	default:
-		m.head = []pair{{"content-type", "application/vnd.lode.args+json"}}
+		m.head = []pair{{"content-type", listType}}
 		m.body, err = json.Marshal(args)
 	}
 	return m, err
@@ -110,18 +179,18 @@ func Node(ctx context.Context) (string, error) {
 	return r.get(":node"), err
 }
 
-// PutOption changes one Put.
+// PutOption changes one Put or Send.
 type PutOption func(*message)
 
-// Key makes a Put with a key that was seen before do nothing.
+// Key makes a Put or Send with a key that was seen before do nothing.
 func Key(idempotency string) PutOption {
 	return func(m *message) { m.head = append(m.head, pair{":key", idempotency}) }
 }
 
-// After delays the delivery of a Put.
+// After delays the delivery of a Put or Send.
 func After(d time.Duration) PutOption {
 	return func(m *message) {
-		m.head = append(m.head, pair{":delay", strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)})
+		m.head = append(m.head, pair{":delay", milliseconds(d)})
 	}
 }
 

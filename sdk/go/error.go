@@ -39,6 +39,8 @@ type Error struct {
 	Hint   string // the next step for a person; may be empty
 	Status int    // HTTP status of a callee that answered with one; else 0
 	Body   []byte // what that callee answered
+	// Missing are the members of a group, or their ranks, that did not answer.
+	Missing []string
 }
 
 func (e *Error) Error() string {
@@ -65,6 +67,35 @@ func KindOf(err error) Kind {
 		return k
 	}
 	return ""
+}
+
+// hintOf is the hint of the first Error in err's chain.
+func hintOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
+}
+
+// status is the HTTP status of k.
+func (k Kind) status() int {
+	for status := 400; status < 500; status++ {
+		if kindOfStatus(status) == k {
+			return status
+		}
+	}
+	switch k {
+	case Crashed:
+		return 502
+	case Unavailable:
+		return 503
+	case Deadline:
+		return 504
+	case Full:
+		return 507
+	}
+	return 500
 }
 
 // kindOfStatus is the kind that an HTTP status stands for when a callee
@@ -95,6 +126,8 @@ func kindOfStatus(status int) Kind {
 		return KeyReused
 	case 429:
 		return Overloaded
+	case 499:
+		return Cancelled
 	case 503:
 		return Unavailable
 	case 504:

@@ -96,7 +96,7 @@ func lodeInvoke() (rc int32) {
 	}
 	v := &invocation{request: m, port: hostPort{}}
 	defer v.end()
-	h, err := exports.find(m.get(":kind"), m.get(":handler"))
+	h, err := exports.of(&v.request)
 	if err != nil {
 		return fail("lode.NoHandler", err.Error(), nil)
 	}

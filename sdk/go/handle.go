@@ -8,6 +8,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // handler answers one invocation. An error is the failure of the user's code.
@@ -26,6 +27,7 @@ type export struct {
 type registry struct {
 	handlers []export
 	jobs     []export
+	kinds    []kindExport
 	warm     []func()
 	err      error // the first wrong registration
 }
@@ -87,6 +89,15 @@ func (r *registry) refuse(err error) {
 	}
 }
 
+// of returns what answers a request with that head.
+func (r *registry) of(m *message) (handler, error) {
+	kind := m.get(":kind")
+	if kind == "agent" {
+		return r.kindOf(m.get(":class"))
+	}
+	return r.find(kind, m.get(":handler"))
+}
+
 // find returns what answers a request of this kind and handler name.
 func (r *registry) find(kind, name string) (handler, error) {
 	if kind == "job" || kind == "merge" {
@@ -119,6 +130,7 @@ type description struct {
 	ABI       int              `json:"abi"`
 	Functions []describedEntry `json:"functions,omitempty"`
 	Jobs      []describedEntry `json:"jobs,omitempty"`
+	Kinds     []describedKind  `json:"kinds,omitempty"`
 }
 
 type describedEntry struct {
@@ -131,8 +143,8 @@ func (r *registry) describe() ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	if len(r.handlers)+len(r.jobs) == 0 {
-		return nil, fmt.Errorf("main registers nothing: call lode.Handle or lode.Job in it")
+	if len(r.handlers)+len(r.jobs)+len(r.kinds) == 0 {
+		return nil, fmt.Errorf("main registers nothing: call lode.Handle, lode.Agent or lode.Job in it")
 	}
 	d := description{SDK: "go 1", ABI: 1}
 	for _, e := range r.handlers {
@@ -140,6 +152,9 @@ func (r *registry) describe() ([]byte, error) {
 	}
 	for _, e := range r.jobs {
 		d.Jobs = append(d.Jobs, describedEntry{Name: e.name, Reduce: cmp.Or(e.native, "guest")})
+	}
+	for _, k := range r.kinds {
+		d.Kinds = append(d.Kinds, k.describedKind)
 	}
 	return json.Marshal(d)
 }
@@ -311,7 +326,25 @@ func stream(v *invocation, r io.Reader) error {
 // failure of the function.
 func answerInvalid(v *invocation, err error) error {
 	b, _ := json.Marshal(map[string]any{"type": "about:blank", "title": "the request is not valid", "status": 400, "detail": err.Error()})
-	return v.port.respond(v, 400, []pair{{"content-type", "application/problem+json"}}, b)
+	return v.port.respond(v, 400, problemHead, b)
+}
+
+var problemHead = []pair{{"content-type", "application/problem+json"}}
+
+// answerProblem tells the caller what went wrong, of which kind. That the
+// answer has begun is no error here: there is no better way to say it then.
+func answerProblem(v *invocation, kind Kind, detail, hint string) {
+	_ = v.port.respond(v, kind.status(), problemHead, problem(kind, detail, hint))
+}
+
+// problem is problem+json, as Lode's own errors have it.
+func problem(kind Kind, detail, hint string) []byte {
+	p := map[string]any{"type": "urn:lode:error:" + string(kind), "title": strings.ReplaceAll(string(kind), "_", " "), "status": kind.status(), "kind": kind, "detail": detail}
+	if hint != "" {
+		p["hint"] = hint
+	}
+	b, _ := json.Marshal(p)
+	return b
 }
 
 // appender writes itself as JSON without encoding/json's second look at it.

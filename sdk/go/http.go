@@ -138,6 +138,11 @@ func (w *writer) Flush() {
 }
 
 func (w *writer) finish() error {
+	if w.v.upgrade && !w.begun { // what was written is nothing to a WebSocket
+		w.begun, w.buf = true, nil
+		w.err = w.v.port.respond(w.v, http.StatusSwitchingProtocols, fields(nil, w.header), nil)
+		return w.err
+	}
 	if !w.begun || len(w.buf) > 0 {
 		w.send()
 	}

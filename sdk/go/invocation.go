@@ -1,6 +1,7 @@
 package lode
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"strconv"
@@ -28,6 +29,9 @@ type invocation struct {
 	request message // head only
 	port    port
 	native  context.Context // parent when run natively; nil in a guest
+	agent   *instance       // whose turn it is; nil in a function
+	failed  error           // of the turn, where the method had no way to return it
+	upgrade bool            // the turn has accepted a socket
 
 	once sync.Once
 	done context.Context
@@ -127,8 +131,13 @@ type Identity struct {
 	Revision  string // ns/name@number, or a number
 	ID        string // of the invocation
 	Attempt   int    // 1, 2, 3
-	Trigger   string // http, call, async, schedule, queue, job, merge, lambda
-	Due       string // schedule: the due time, RFC 3339
+	Trigger   string // http, call, async, schedule, queue, job, merge, lambda, agent
+	Due       string // schedule: the due time, RFC 3339; of a timer: Unix milliseconds
+	Address   string // of the agent whose turn it is: kind/key
+	Key       string // the key alone
+	TurnID    string // of the turn; the same if it is run again
+	Timer     string // name of the timer that is due
+	Caller    string // address of the agent or function that calls; "" from outside
 }
 
 // Self tells a handler who it is. It costs no operation. Outside an invocation
@@ -141,7 +150,8 @@ func Self(ctx context.Context) Identity {
 	r := &v.request
 	n, _ := strconv.Atoi(r.get(":attempt"))
 	return Identity{Function: r.get(":function"), Namespace: r.get(":namespace"), Revision: r.get(":revision"), ID: r.get(":id"),
-		Attempt: max(n, 1), Trigger: r.get(":kind"), Due: r.get(":schedule")}
+		Attempt: max(n, 1), Trigger: r.get(":kind"), Due: cmp.Or(r.get(":schedule"), r.get(":due")), Address: r.get(":address"), Key: r.get(":agent"),
+		TurnID: r.get(":turn-id"), Timer: r.get(":timer"), Caller: r.get(":caller")}
 }
 
 // Header returns a header field of the request, or "". The name is in lower
