@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"lode"
+	"lode/bus/fence"
 )
 
 const (
@@ -28,25 +29,33 @@ const (
 // Log is an append log with one writer. Opening it ends the writer before: each
 // message is accepted only behind the tail that this writer has itself
 // acknowledged, so an older writer is refused for ever after. Entries of one
-// Append are stored together or not at all.
+// Append are stored together or not at all. What an answer means is decided in
+// the package fence.
 //
-//	open -> (Append, Trim)* -> fenced   another writer opened the log
-//	                        -> closed   the bus was closed
+//	open -> (Append, Commit, Trim)* -> fenced   another writer opened the log
+//	                                -> closed   the bus was closed
 //
-// Replay and Read may run at any time; Append and Trim wait for each other.
+// Replay and Read may run at any time; Append, Commit and Trim wait for each
+// other.
 type Log struct {
-	b       *Bus
-	name    string
-	stream  string
+	logRef
 	subject string
-	st      jetstream.Stream
 	inc     incarnation
 	opened  uint64 // position of this writer's first message
 
 	mu      sync.Mutex
-	next    record // n, prev and floor of the next message
+	w       fence.Writer
+	next    record // the next message: n and prev as w has them, and floor
 	unknown []byte // sent, and not known to be stored or refused
 	fenced  error
+}
+
+// logRef is a log to be read.
+type logRef struct {
+	b      *Bus
+	name   string
+	stream string
+	st     jetstream.Stream
 }
 
 // OpenLog opens the log of that name, which follows the law of lode.Name, makes
@@ -60,7 +69,7 @@ func (b *Bus) OpenLog(ctx context.Context, name string) (*Log, error) {
 	if err != nil {
 		return nil, wrap(err, "open log %s", name)
 	}
-	l := &Log{b: b, name: name, stream: stream, subject: subject, st: st}
+	l := &Log{logRef: logRef{b: b, name: name, stream: stream, st: st}, subject: subject}
 	rand.Read(l.inc[:]) // never fails
 	l.next.inc = l.inc
 	ctx, cancel := b.patient(ctx)
@@ -79,21 +88,26 @@ func logConfig(stream, subject string) jetstream.StreamConfig {
 // begin publishes the message that ends earlier writers. The tail may be
 // stale: then the refusal names the true one.
 func (l *Log) begin(ctx context.Context, tail uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w.Tail = tail
 	for {
-		l.next.prev = tail
-		seq, err := l.settle(ctx, l.next.encode())
+		l.next.prev = l.w.Tail
+		seq, err := l.settle(ctx, l.next.encode(), urgently)
+		if errors.Is(err, errMoved) {
+			continue
+		}
 		if err == nil {
 			l.opened = seq
-			l.advance(seq)
-			return nil
+			l.advance()
 		}
-		moved, ok := errors.AsType[*tailMoved](err)
-		if !ok {
-			return err
-		}
-		tail = moved.last
+		return err
 	}
 }
+
+// Opened is the position of the message with which this writer opened the log,
+// and ended every earlier one.
+func (l *Log) Opened() uint64 { return l.opened }
 
 // Tail is the position of the last message of this writer.
 func (l *Log) Tail() uint64 {
@@ -108,16 +122,45 @@ func (l *Log) Tail() uint64 {
 // known; the message may be stored, and the next Append waits until that is
 // settled.
 func (l *Log) Append(ctx context.Context, entries ...[]byte) (uint64, error) {
+	if err := l.fits(entries); err != nil {
+		return 0, err
+	}
+	ctx, cancel := l.b.patient(ctx)
+	defer cancel()
+	return l.appendPart(ctx, entries, false)
+}
+
+// Commit is Append that does not give up: while ctx lives and the bus is open,
+// it sends until the outcome is known. Conflict: another writer has opened the
+// log; these entries are not stored and never will be, unless the error is
+// [ErrTrimmed]. Had they been stored before the other one opened, Commit would
+// have returned their position. Full and TooLarge: nothing is stored.
+// Unavailable, Cancelled, Deadline: the outcome is not known, and the next
+// call settles it first.
+func (l *Log) Commit(ctx context.Context, entries ...[]byte) (uint64, error) {
+	if err := l.fits(entries); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.append(ctx, entries, false, surely)
+}
+
+// ErrTrimmed is in the chain of a Conflict where it cannot be told whether the
+// entries had been stored before another writer opened the log: that writer has
+// since trimmed what would tell.
+var ErrTrimmed = errors.New("what would tell was trimmed")
+
+// fits refuses entries that are too large for one message.
+func (l *Log) fits(entries [][]byte) error {
 	size := 0
 	for _, e := range entries {
 		size += len(e) + 8
 	}
 	if most := l.b.maxAppend(); size > most {
-		return 0, lode.Errorf(lode.TooLarge, "append to log %s: %d bytes, at most %d", l.name, size, most)
+		return lode.Errorf(lode.TooLarge, "append to log %s: %d bytes, at most %d", l.name, size, most)
 	}
-	ctx, cancel := l.b.patient(ctx)
-	defer cancel()
-	return l.appendPart(ctx, entries, false)
+	return nil
 }
 
 // appendPart is Append of entries known to be small enough. What frees space
@@ -125,16 +168,16 @@ func (l *Log) Append(ctx context.Context, entries ...[]byte) (uint64, error) {
 func (l *Log) appendPart(ctx context.Context, entries [][]byte, frees bool) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.append(ctx, entries, frees)
+	return l.append(ctx, entries, frees, urgently)
 }
 
-func (l *Log) append(ctx context.Context, entries [][]byte, frees bool) (uint64, error) {
+func (l *Log) append(ctx context.Context, entries [][]byte, frees bool, p patience) (uint64, error) {
 	if l.fenced != nil {
 		return 0, l.fenced
 	}
 	if l.unknown != nil {
-		seq, err := l.settle(ctx, l.unknown)
-		if err := l.outcome(seq, err); err != nil {
+		_, err := l.settle(ctx, l.unknown, p)
+		if err := l.outcome(err); err != nil {
 			return 0, err
 		}
 	}
@@ -145,57 +188,72 @@ func (l *Log) append(ctx context.Context, entries [][]byte, frees bool) (uint64,
 		return 0, err
 	}
 	l.unknown = msg
-	seq, err := l.settle(ctx, msg)
-	return seq, l.outcome(seq, err)
+	seq, err := l.settle(ctx, msg, p)
+	return seq, l.outcome(err)
 }
 
 // outcome is the one place that changes the writer's state after a message.
-func (l *Log) outcome(seq uint64, err error) error {
+func (l *Log) outcome(err error) error {
 	switch lode.KindOf(err) {
 	case "":
-		l.advance(seq)
+		l.advance()
 		return nil
 	case lode.Full, lode.TooLarge:
 		l.unknown = nil
+		l.w.Drop()
 	case lode.Conflict:
 		l.unknown, l.fenced = nil, err
 	}
 	return err
 }
 
-func (l *Log) advance(seq uint64) {
+func (l *Log) advance() {
 	l.unknown = nil
-	l.next.n++
-	l.next.prev = seq
+	l.next.n, l.next.prev = l.w.N, l.w.Tail
 }
 
-// tailMoved says that the log is longer than its writer knows.
-type tailMoved struct{ last uint64 }
+// errMoved says that an opening message is to be made anew.
+var errMoved = errors.New("the log is longer than was known")
 
-func (e *tailMoved) Error() string { return "the log ends at " + strconv.FormatUint(e.last, 10) }
+// patience is how a message is settled.
+type patience int
 
-// settle sends msg behind l.next.prev until it is known to be stored or
-// refused. An answer that does not come, and a refusal that names a shorter
-// log, mean "not known": the same bytes go out again.
-func (l *Log) settle(ctx context.Context, msg []byte) (uint64, error) {
-	tail, n := l.next.prev, l.next.n
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		seq, err := l.publish(ctx, msg, tail, n)
-		if err == nil {
-			if seq == tail+1 {
-				return seq, nil
+const (
+	urgently patience = iota // a full store ends it
+	surely                   // only what is known ends it; and an answer is missed early
+)
+
+// try is how long the n-th attempt waits for an answer.
+func (p patience) try(n int) time.Duration {
+	if p == surely {
+		return min(tryWait/4<<min(n, 2), tryWait)
+	}
+	return tryWait
+}
+
+// settle sends msg behind the tail until it is known to be stored or refused.
+func (l *Log) settle(ctx context.Context, msg []byte, p patience) (uint64, error) {
+	pause := firstPause
+	for n := 0; ; n++ {
+		seq, err := l.publish(ctx, msg, p.try(n))
+		verdict, err := l.judge(ctx, msg, seq, err)
+		if err != nil && verdict == fence.Again && p == urgently {
+			if k := lode.KindOf(wrap(err, "")); k == lode.Full || k == lode.TooLarge {
+				verdict = fence.Refused
 			}
-			err = lode.Errorf(lode.Unavailable, "log %s answered position %d, want %d", l.name, seq, tail+1)
 		}
-		if last, ok := lastSequence(err); ok && last > tail {
-			seq, err = l.landed(ctx, msg, tail, last)
-			if _, moved := errors.AsType[*tailMoved](err); err == nil || moved || lode.KindOf(err) == lode.Conflict {
-				return seq, err
-			} // else what stands there cannot be read just now, whatever the cause
-		}
-		switch lode.KindOf(wrap(err, "")) {
-		case lode.Full, lode.TooLarge:
+		switch verdict {
+		case fence.Landed:
+			return l.w.Tail, nil
+		case fence.Moved:
+			return 0, errMoved
+		case fence.Refused:
 			return 0, wrap(err, "append to log %s", l.name)
+		case fence.Lost:
+			if err != nil {
+				return 0, lode.Errorf(lode.Conflict, "log %s was opened by another writer: %w", l.name, err)
+			}
+			return 0, lode.Errorf(lode.Conflict, "log %s was opened by another writer at %d", l.name, l.w.Tail+1)
 		}
 		select {
 		case <-time.After(pause):
@@ -204,18 +262,41 @@ func (l *Log) settle(ctx context.Context, msg []byte) (uint64, error) {
 		case <-l.b.closed:
 			return 0, errClosed()
 		}
+		pause = min(2*pause, lastPause)
 	}
 }
 
-func (l *Log) publish(ctx context.Context, msg []byte, tail, n uint64) (uint64, error) {
+// judge tells what an answer means. Its error is the reason.
+func (l *Log) judge(ctx context.Context, msg []byte, seq uint64, err error) (fence.Verdict, error) {
+	if err == nil {
+		return l.w.Stored(seq), lode.Errorf(lode.Unavailable, "log %s answered position %d", l.name, seq)
+	}
+	if last, ok := lastSequence(err); ok {
+		if l.w.Ends(last) != fence.Look {
+			return fence.Again, err
+		}
+		stand, err := l.stands(ctx, msg)
+		return l.w.Found(stand, last), err
+	}
+	switch lode.KindOf(wrap(err, "")) {
+	case lode.Full, lode.TooLarge:
+		return l.w.NoRoom(), err
+	}
+	if _, held := errors.AsType[*lode.Error](err); held || notSent(err) {
+		return fence.Again, err // it has not left
+	}
+	return l.w.Silent(), err
+}
+
+func (l *Log) publish(ctx context.Context, msg []byte, wait time.Duration) (uint64, error) {
 	if err := l.b.gate.enter(ctx); err != nil {
 		return 0, err
 	}
 	defer l.b.gate.leave()
-	ctx, cancel := context.WithTimeout(ctx, tryWait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	ack, err := l.b.js.PublishMsg(ctx, &nats.Msg{Subject: l.subject, Data: msg}, jetstream.WithRetryAttempts(0),
-		jetstream.WithExpectLastSequence(tail), jetstream.WithMsgID(hex.EncodeToString(l.inc[:])+"/"+strconv.FormatUint(n, 10)))
+		jetstream.WithExpectLastSequence(l.w.Tail), jetstream.WithMsgID(hex.EncodeToString(l.inc[:])+"/"+strconv.FormatUint(l.w.N, 10)))
 	if err != nil {
 		if notSent(err) {
 			l.b.doubt()
@@ -225,18 +306,23 @@ func (l *Log) publish(ctx context.Context, msg []byte, tail, n uint64) (uint64, 
 	return ack.Sequence, nil
 }
 
-// landed decides, by what stands at tail+1, what became of msg.
-func (l *Log) landed(ctx context.Context, msg []byte, tail, last uint64) (uint64, error) {
-	got, err := l.raw(ctx, tail+1)
+// stands looks what stands at the position after the tail, in a log that is
+// longer.
+func (l *Log) stands(ctx context.Context, msg []byte) (fence.Stand, error) {
+	got, err := l.raw(ctx, l.w.Tail+1)
 	switch {
 	case err == nil && bytes.Equal(got, msg):
-		return tail + 1, nil
-	case l.next.n == 0:
-		return 0, &tailMoved{last}
-	case err != nil:
-		return 0, err
+		return fence.Mine, nil
+	case err == nil:
+		return fence.Other, nil
+	case lode.KindOf(err) != lode.NotFound:
+		return fence.Unread, err
 	}
-	return 0, lode.Errorf(lode.Conflict, "log %s was opened by another writer at %d", l.name, tail+1)
+	info, err := l.info(ctx)
+	if err == nil && info.State.FirstSeq > l.w.Tail+1 {
+		return fence.Trimmed, ErrTrimmed
+	}
+	return fence.Unread, err
 }
 
 // lastSequence reads N of "wrong last sequence: N".
@@ -252,7 +338,7 @@ func lastSequence(err error) (uint64, bool) {
 
 // raw reads a message from any copy; that it is missing there is asked of the
 // leader.
-func (l *Log) raw(ctx context.Context, seq uint64) (data []byte, err error) {
+func (l *logRef) raw(ctx context.Context, seq uint64) (data []byte, err error) {
 	err = l.b.read(ctx, func(ctx context.Context) error {
 		m, err := l.st.GetMsg(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) && l.b.replicas() > 1 {
@@ -274,6 +360,7 @@ type Message struct {
 	Seq     uint64   // position; positions have no gaps
 	Entries [][]byte // parts of one buffer, the caller's to keep
 	Size    int      // bytes on the wire
+	Opens   bool     // with it another writer began; it has no entries
 }
 
 // Read returns the message at a position; NotFound if it was trimmed or is
@@ -287,10 +374,11 @@ func (l *Log) Read(ctx context.Context, seq uint64) (Message, error) {
 	if err != nil {
 		return Message{}, l.damaged(seq, err)
 	}
-	return Message{Seq: seq, Entries: r.entries, Size: r.size}, nil
+	r.seq = seq
+	return r.message(), nil
 }
 
-func (l *Log) damaged(seq uint64, err error) error {
+func (l *logRef) damaged(seq uint64, err error) error {
 	return lode.Errorf(lode.Damaged, "log %s at %d: %w", l.name, seq, err).WithHint("restore the folder of the bus from a backup")
 }
 
@@ -304,7 +392,7 @@ func (l *Log) Trim(ctx context.Context, floor uint64) error {
 	}
 	before := l.next.floor
 	l.next.floor = min(floor, l.next.prev+1)
-	if _, err := l.append(ctx, nil, true); err != nil {
+	if _, err := l.append(ctx, nil, true, urgently); err != nil {
 		if l.unknown == nil {
 			l.next.floor = before
 		}

@@ -38,6 +38,10 @@ type record struct {
 	size           int
 }
 
+func (r *record) message() Message {
+	return Message{Seq: r.seq, Entries: r.entries, Size: r.size, Opens: r.n == 0}
+}
+
 func (r *record) encode() []byte {
 	size := recordHead + recordSum
 	for _, e := range r.entries {
