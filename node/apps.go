@@ -85,15 +85,28 @@ func (a apps) plan(ns lode.Namespace, p catalog.Plan) api.Plan {
 	}
 	for _, c := range p.Changes {
 		ch := api.Change{Op: api.Op(c.Op), Kind: api.ItemKind(c.Kind), Name: c.Name, Rev: c.Rev, Size: c.Size, Detail: c.Detail, Hint: c.Hint}
-		if c.Kind == catalog.KindFunction {
-			ch.URLs = a.urls(ns, c.Name, c.Routes)
-		}
+		ch.URLs = a.doorsOf(ns, c.Kind, c.Name, c.Routes)
 		out.Changes = append(out.Changes, ch)
 	}
 	for _, w := range p.Warnings {
 		out.Changes = append(out.Changes, api.Change{Op: api.OpKeep, Hint: w})
 	}
 	return out
+}
+
+// doorsOf are where a name can be called; nil: it cannot.
+func (a apps) doorsOf(ns lode.Namespace, kind catalog.Kind, name lode.Name, routes []string) []string {
+	switch kind {
+	case catalog.KindFunction:
+		return a.urls(ns, name, routes)
+	case catalog.KindAgent:
+		u := "POST " + a.URL() + "/agents/" + string(name) + "/KEY/METHOD"
+		if ns != lode.DefaultNamespace {
+			u += " (Lode-Namespace: " + string(ns) + ")"
+		}
+		return []string{u}
+	}
+	return nil
 }
 
 // urls are where a function can be called: /fn first, then its routes.
@@ -158,7 +171,7 @@ func (a apps) item(e *catalog.Entry) api.Item {
 		f := &e.Live.Function
 		it.Rev = e.Live.Number
 		it.Detail = fmt.Sprintf("%s, %s", orWord(f.Language, "wasm"), bytesText(f.Size))
-		it.URLs = a.urls(e.Namespace, e.Name, f.Routes)
+		it.URLs = a.doorsOf(e.Namespace, e.Kind, e.Name, f.Routes)
 	}
 	return it
 }
@@ -176,7 +189,7 @@ func (a apps) called(ns lode.Namespace, items []api.Item) []api.Item {
 		}
 	}
 	for i := range items {
-		if items[i].Kind == api.KindFunction {
+		if items[i].Kind == api.KindFunction || items[i].Kind == api.KindAgent {
 			items[i].Calls, items[i].Last = rates[items[i].Name], last[items[i].Name]
 		}
 	}
@@ -289,7 +302,10 @@ func (a apps) GetName(ctx context.Context, ns lode.Namespace, name lode.Name) (a
 	}
 	out := api.Detail{Item: a.called(ns, []api.Item{a.item(e)})[0]}
 	switch e.Kind {
-	case catalog.KindFunction:
+	case catalog.KindFunction, catalog.KindAgent:
+		if e.Live == nil {
+			return api.Detail{}, lode.Errorf(lode.Damaged, "the live revision of %s cannot be read", name).WithHint("deploy it again, or go back: lode rollback %s REV", name)
+		}
 		f := a.function(e)
 		out.Function = &f
 	case catalog.KindQueue:
@@ -309,7 +325,7 @@ func (a apps) GetName(ctx context.Context, ns lode.Namespace, name lode.Name) (a
 }
 
 func (a apps) function(e *catalog.Entry) api.Function {
-	f := api.Function{Name: e.Name, App: e.App, ETag: etag(e.Generation), Live: *e.Live, Aliases: e.Aliases, URLs: a.urls(e.Namespace, e.Name, e.Live.Function.Routes), Previous: e.Previous()}
+	f := api.Function{Name: e.Name, App: e.App, ETag: etag(e.Generation), Live: *e.Live, Aliases: e.Aliases, URLs: a.doorsOf(e.Namespace, e.Kind, e.Name, e.Live.Function.Routes), Previous: e.Previous()}
 	f.Sandbox.Warm, f.Sandbox.Busy = a.pools.count(e.Namespace, e.Name)
 	for _, s := range e.Live.Function.Secrets {
 		if _, err := a.catalog.Secrets(e.Namespace, []string{s}); err != nil {
@@ -454,7 +470,10 @@ func (s secrets) SetSecret(ctx context.Context, ns lode.Namespace, name string, 
 
 func (s secrets) ListSecrets(_ context.Context, ns lode.Namespace, p api.Page) (api.List[api.Secret], error) {
 	used := map[string][]lode.Name{}
-	for _, e := range s.catalog.List(ns, catalog.KindFunction) {
+	for _, e := range s.catalog.List(ns, "") {
+		if e.Live == nil {
+			continue
+		}
 		for _, name := range e.Live.Function.Secrets {
 			used[name] = append(used[name], e.Name)
 		}

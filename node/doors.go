@@ -18,14 +18,15 @@ type directory struct{ c *catalog.Catalog }
 
 func (d directory) Lookup(ns lode.Namespace, name lode.Name) (lode.Access, *lode.Function, bool) {
 	e, ok := d.c.Lookup(ns, name)
-	if !ok || e.Live == nil {
+	if !ok || e.Kind != catalog.KindFunction || e.Live == nil {
 		return "", nil, false
 	}
 	return e.Live.Function.Access, &e.Live.Function, true
 }
 
-// Absent is Gone for what was removed and could still be brought back, and
-// Damaged for a function whose live revision cannot be read.
+// Absent is Gone for what was removed and could still be brought back, Damaged
+// for a function whose live revision cannot be read, and says of a kind of
+// agents how it is called.
 func (d directory) Absent(ns lode.Namespace, name lode.Name) error {
 	e, err := d.c.Get(ns, name)
 	switch {
@@ -34,6 +35,9 @@ func (d directory) Absent(ns lode.Namespace, name lode.Name) error {
 	case err == nil && e.Kind == catalog.KindFunction && e.Live == nil:
 		return lode.Errorf(lode.Damaged, "the live revision of function %s cannot be read", name).
 			WithHint("deploy it again, or go back: lode rollback %s REV", name)
+	case err == nil && e.Kind == catalog.KindAgent:
+		_, err = d.c.Resolve(ns, name, "", 0)
+		return err
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package node
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -301,61 +300,6 @@ var (
 	_ invoke.Observer = (*pools)(nil)
 	_ invoke.Codes    = (*pools)(nil)
 )
-
-// compile checks every artifact of app, compiles it once, and completes the
-// functions with what their code says of itself.
-func (p *pools) compile(ctx context.Context, app *lode.App) error {
-	type compiled struct {
-		artifact lode.Digest
-		limits   lode.Limits
-	}
-	done := map[compiled]*engine.Info{} // of many functions in one artifact
-	for name, f := range app.Functions {
-		key := compiled{f.Artifact, f.Limits}
-		info, err := done[key], error(nil)
-		if info == nil {
-			info, err = p.n.engine.Compile(ctx, p.source(f.Artifact), f.Limits)
-		}
-		if err != nil {
-			return named(err, "function %s", name)
-		}
-		done[key] = info
-		if f.Contract == "" {
-			f.Contract = info.Contract
-		}
-		if f.Contract != info.Contract {
-			return lode.Errorf(lode.Invalid, "function %s: the module is a %s, not a %s", name, info.Contract, f.Contract)
-		}
-		f.Exports = info.Description
-		if err := exported(name, &f); err != nil {
-			return err
-		}
-		app.Functions[name] = f
-	}
-	return nil
-}
-
-// exported checks that the module has the handler that the function names.
-func exported(name lode.Name, f *lode.Function) error {
-	if f.Export == "" || f.Exports == nil {
-		return nil
-	}
-	var words []string
-	for _, e := range append(f.Exports.Functions, f.Exports.Jobs...) {
-		if e.Name == f.Export {
-			return nil
-		}
-		if e.Name != "" {
-			words = append(words, e.Name)
-		}
-	}
-	err := lode.Errorf(lode.Invalid, "function %s: the module has no handler %q", name, f.Export)
-	if s := lode.Suggest(f.Export, words); s != "" {
-		return err.WithHint("did you mean %q?", s)
-	}
-	list, _ := json.Marshal(words)
-	return err.WithHint("its handlers: %s", list)
-}
 
 // named puts a place before an error's detail and keeps its kind and hint.
 func named(err error, format string, args ...any) error {

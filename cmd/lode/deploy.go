@@ -251,7 +251,7 @@ func planTable(p api.Plan) *table {
 
 // changeDetail is what a change is about, with the size of its code.
 func changeDetail(ch api.Change) string {
-	if ch.Kind != api.KindFunction || ch.Size == 0 || ch.Op == api.OpRemove {
+	if ch.Kind != api.KindFunction && ch.Kind != api.KindAgent || ch.Size == 0 || ch.Op == api.OpRemove {
 		return ch.Detail
 	}
 	return strings.TrimPrefix(ch.Detail+", wasm, "+size(ch.Size), ", ")
@@ -260,9 +260,11 @@ func changeDetail(ch api.Change) string {
 // remind tells about secrets that were declared and have no value.
 func (d *deployment) remind(ctx context.Context) {
 	want := map[string][]string{}
-	for name, f := range d.app.Functions {
-		for _, s := range f.Secrets {
-			want[s] = append(want[s], string(name))
+	for _, of := range []map[lode.Name]lode.Function{d.app.Functions, d.app.Agents} {
+		for name, f := range of {
+			for _, s := range f.Secrets {
+				want[s] = append(want[s], string(name))
+			}
 		}
 	}
 	if len(want) == 0 {

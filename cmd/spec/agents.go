@@ -19,7 +19,7 @@ func kindFields() []field[fn] {
 		return slices.DeleteFunc(fields, func(f field[fn]) bool { return slices.Contains(keys, f.key) })
 	}
 	access := without(triggerFields(), "route", "routes", "cors", "schedule", "queue", "batch", "events", "retry", "reduce", "ok_exit")
-	return slices.Concat(ownKindFields(), access, without(codeFields(), "run", "contract", "handler"), without(limitFields(), "queue_max"))
+	return slices.Concat(ownKindFields(), access, without(codeFields(), "run", "contract", "handler"), without(limitFields(), "queue_max", "scale"))
 }
 
 // ownKindFields are the keys that only kinds have.
@@ -32,6 +32,9 @@ func ownKindFields() []field[fn] {
 		{key: "state_max", about: "of one agent", as: sizeOf(kib, 64*gib, func(f *fn) *int64 { return &f.Agent.StateMax })},
 		{key: "mailbox", about: "messages that may wait at one agent", as: intOf(1, 100_000, func(f *fn) *int { return &f.Agent.Mailbox })},
 		{key: "reads", about: "how a method that only reads knows that it sees everything", as: enumOf([]string{"lease", "barrier"}, nil, func(f *fn) *lode.Reads { return &f.Agent.Reads })},
+		{key: "scale", about: "sandboxes of a node", as: mapOf([]field[fn]{
+			{key: "max", as: intOf(0, 100_000, func(f *fn) *int { return &f.Limits.ScaleMax })},
+		}, func(f *fn) *fn { return f })},
 		{key: "methods", about: "methods that only read, beside those that the code marks: {total: read}", as: methodsShape()},
 	}
 }
@@ -125,9 +128,6 @@ func methodsShape() shape[fn] {
 func (p *parser) checkKind(d *Declared, name lode.Name, f *Function, key *yaml.Node) {
 	if f.Access == "" {
 		f.Access = lode.AccessToken
-	}
-	if l := f.Limits; l.ScaleMax > 0 && l.ScaleMin > l.ScaleMax {
-		p.failAt(key, wrong("", "scale.min is %d, over scale.max, which is %d", l.ScaleMin, l.ScaleMax))
 	}
 	p.checkSecrets(f, key)
 	p.checkCode(d, name, f, key)
