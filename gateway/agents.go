@@ -11,7 +11,7 @@ import (
 //
 // A call that Call has answered with a reply belongs to the gateway again, with
 // its Head and Body: nothing of it may be kept, strings apart. After an error,
-// and after Post, the gateway never touches it again: a turn may still be under
+// and after Post, the gateway never changes it again: a turn may still be under
 // way. What is returned is the gateway's.
 type Agents interface {
 	// Call makes a turn of the agent and returns its reply when everything that
@@ -29,17 +29,4 @@ type Agents interface {
 	// Kind finds the live revision of a kind. It answers from memory and never
 	// changes what it returned.
 	Kind(ns lode.Namespace, kind lode.Name) (access lode.Access, fn *lode.Function, ok bool)
-}
-
-// Deliver hands frames to the WebSockets that they are for, all of which this
-// node holds. The frames of one socket must come in order: one whose N was seen
-// is dropped. A frame is taken, not written, when Deliver returns: it waits for
-// no client, and closes the socket of one that is too slow. gone are the
-// sockets that are closed, or are being closed. It keeps nothing of frames and
-// may be called by several goroutines, each for other sockets.
-func (g *Gateway) Deliver(ctx context.Context, frames []lode.SocketFrame) (gone []string, err error) {
-	for i := range frames {
-		gone = append(gone, frames[i].Socket)
-	}
-	return gone, ctx.Err()
 }

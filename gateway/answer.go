@@ -93,21 +93,14 @@ func (a *answer) headLocked(status int, head []lode.Pair) error {
 		return lode.Errorf(lode.Invalid, "the answer has begun")
 	}
 	if status < 200 || status > 599 {
-		a.bad = &lode.Error{Kind: lode.Crashed, Detail: "the function answered with status " + strconv.Itoa(status),
-			Hint: "a status is between 200 and 599", Guest: &lode.GuestError{Type: "BadStatus", Message: "status " + strconv.Itoa(status)}}
+		a.bad = badStatus("the function", status)
 		return a.bad
 	}
 	a.status = status
 	h := a.w.Header()
-	for i := range head {
-		key, value := guestName(head[i].Key), head[i].Value
-		if key == "" {
-			continue
-		}
-		if key == "Content-Type" && strings.HasPrefix(value, "text/event-stream") {
-			a.eager = true
-		}
-		a.set(h, key, value)
+	a.fields(h, head)
+	if v := h["Content-Type"]; len(v) > 0 && strings.HasPrefix(v[0], "text/event-stream") {
+		a.eager = true
 	}
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one from the bytes
@@ -118,6 +111,22 @@ func (a *answer) headLocked(status int, head []lode.Pair) error {
 		a.send()
 	}
 	return nil
+}
+
+// badStatus says that code answered with what is no final status of HTTP.
+func badStatus(who string, status int) *lode.Error {
+	s := strconv.Itoa(status)
+	return &lode.Error{Kind: lode.Crashed, Detail: who + " answered with status " + s, Hint: "a status is between 200 and 599",
+		Guest: &lode.GuestError{Type: "BadStatus", Message: "status " + s}}
+}
+
+// fields adds the fields of a guest's head that a guest may set.
+func (a *answer) fields(h http.Header, head []lode.Pair) {
+	for i := range head {
+		if key := guestName(head[i].Key); key != "" {
+			a.set(h, key, head[i].Value)
+		}
+	}
 }
 
 // set appends a value without an allocation of its own for the first.

@@ -15,6 +15,7 @@ import (
 type exchange struct {
 	g      *Gateway
 	req    lode.Request
+	call   lode.AgentCall
 	ans    answer
 	pairs  []lode.Pair // backs req.Head
 	inline []byte      // backs req.Body
@@ -46,24 +47,33 @@ func (x *exchange) release() {
 	if cap(x.inline) > keepInline {
 		x.inline = nil
 	}
-	x.req, x.up = lode.Request{}, nil
+	x.req, x.call, x.up = lode.Request{}, lode.AgentCall{}, nil
 	x.ans.end()
 	x.g.pool.Put(x)
 }
 
 // fill makes the lode.Request out of an HTTP request, all but the body.
 func (x *exchange) fill(r *http.Request, c *caller, name lode.Name, trigger lode.Trigger) error {
-	now := time.Now()
 	q := &x.req
-	q.ID = lode.NewInvocationID(now)
 	q.Namespace, q.Function, q.Trigger = c.ns, name, trigger
 	q.Method = r.Method
-	x.ans.id = q.ID
-	var err error
+	err := x.terms(r)
+	if err != nil {
+		return err
+	}
 	if x.pairs, err = appendHead(x.pairs, r, c.checked); err != nil {
 		return err
 	}
 	q.Head = x.pairs
+	return nil
+}
+
+// terms gives the request its id and reads what its sender asks of Lode.
+func (x *exchange) terms(r *http.Request) error {
+	now := time.Now()
+	q := &x.req
+	q.ID = lode.NewInvocationID(now)
+	x.ans.id = q.ID
 	if v := r.Header["Traceparent"]; len(v) == 1 {
 		q.Trace = v[0]
 	}

@@ -20,7 +20,7 @@ func (g *Gateway) serveFunction(w http.ResponseWriter, r *http.Request, local bo
 		g.refuse(w, r, err)
 		return
 	}
-	access, fn, ok := g.cfg.Directory.Lookup(c.ns, lode.Name(name))
+	access, fn, ok := g.function(c.ns, lode.Name(name))
 	if !ok {
 		g.refuse(w, r, g.missing(r, &c, name))
 		return
@@ -35,7 +35,7 @@ func (g *Gateway) serveFunction(w http.ResponseWriter, r *http.Request, local bo
 			return
 		}
 	}
-	if err := g.admit(&c, access, lode.Name(name)); err != nil {
+	if err := g.admit(&c, access, aFunction, lode.Name(name)); err != nil {
 		g.refuse(w, r, err)
 		return
 	}
@@ -46,6 +46,12 @@ func (g *Gateway) serveFunction(w http.ResponseWriter, r *http.Request, local bo
 	g.run(x, w, r, &c, lode.Name(name), fn)
 }
 
+// function finds the live revision of a function; kinds of agents are none.
+func (g *Gateway) function(ns lode.Namespace, name lode.Name) (lode.Access, *lode.Function, bool) {
+	access, fn, ok := g.cfg.Directory.Lookup(ns, name)
+	return access, fn, ok && fn.Agent == nil
+}
+
 // missing is the refusal of a function that is not there. Strangers do not
 // learn which names there are.
 func (g *Gateway) missing(r *http.Request, c *caller, name string) error {
@@ -53,7 +59,7 @@ func (g *Gateway) missing(r *http.Request, c *caller, name string) error {
 	case !sameOrigin(r):
 		return g.checkOrigin(r)
 	case g.cfg.Public && !c.checked:
-		return g.admit(c, lode.AccessToken, lode.Name(name)) // as for one that is there
+		return g.admit(c, lode.AccessToken, aFunction, lode.Name(name)) // as for one that is there
 	}
 	return g.unknownFunction(c.ns, name)
 }

@@ -128,6 +128,8 @@ type Config struct {
 	IdleTimeout   time.Duration // of a kept-alive connection, 2 min
 	FirstTimeout  time.Duration // to send the first 64 KiB of a body, 30 s
 	BodyTimeout   time.Duration // between two reads or writes of a body, 5 min
+	PingEvery     time.Duration // a WebSocket that says nothing for so long is pinged, and given up after twice that, 30 s
+	BeatEvery     time.Duration // a comment on a stream of events, 15 s
 
 	// Linger is how long Shutdown goes on answering, with Connection: close and
 	// /readyz at 503, so that clients and load balancers have gone elsewhere
@@ -149,6 +151,7 @@ type Gateway struct {
 	failures *failures
 	draining atomic.Bool
 	servers  serverSet
+	sockets  *socketSet
 	ending   context.Context // over when Shutdown has lingered: ends streams that have no end of their own
 	end      context.CancelFunc
 }
@@ -165,7 +168,9 @@ func New(cfg Config) (*Gateway, error) {
 	orDefault(&cfg.IdleTimeout, 2*time.Minute)
 	orDefault(&cfg.FirstTimeout, 30*time.Second)
 	orDefault(&cfg.BodyTimeout, 5*time.Minute)
-	g := &Gateway{cfg: cfg, sweeper: newSweeper(), failures: newFailures(), hosts: map[string]bool{}}
+	orDefault(&cfg.PingEvery, 30*time.Second)
+	orDefault(&cfg.BeatEvery, 15*time.Second)
+	g := &Gateway{cfg: cfg, sweeper: newSweeper(), failures: newFailures(), sockets: newSocketSet(), hosts: map[string]bool{}}
 	for _, h := range cfg.Hosts {
 		g.hosts[hostOf(h)] = true
 	}
@@ -223,7 +228,9 @@ func (g *Gateway) door(w http.ResponseWriter, r *http.Request, local bool) {
 		g.serveLambda(w, r, local)
 	case "healthz", "readyz", "metrics":
 		g.serveStatus(w, r, local)
-	case "agents", "events":
+	case "agents":
+		g.serveAgent(w, r, local)
+	case "events":
 		g.refuse(w, r, lode.Errorf(lode.Unavailable, "the door /%s is not open in this version", first))
 	default:
 		g.currentTable().serve(w, r)

@@ -214,19 +214,25 @@ func (g *Gateway) namespace(r *http.Request, grant Grant) (lode.Namespace, error
 	return lode.DefaultNamespace, nil
 }
 
-// admit applies a function's access to the caller.
-func (g *Gateway) admit(c *caller, access lode.Access, name lode.Name) error {
+// What may have an access.
+const (
+	aFunction = "function"
+	aKind     = "kind"
+)
+
+// admit applies the access of a function or kind to the caller.
+func (g *Gateway) admit(c *caller, access lode.Access, what string, name lode.Name) error {
 	known := !g.cfg.Public || c.checked
 	switch {
 	case access == lode.AccessInternal && known:
-		return lode.Errorf(lode.Denied, "function %s is internal: only other functions and triggers may call it", name).
+		return lode.Errorf(lode.Denied, "%s %s is internal: only other functions and triggers may call it", what, name).
 			WithHint("change its access in lode.yaml, or call it from another function")
 	case access == lode.AccessPublic:
 		return nil
 	case !known && c.waits != nil:
 		return c.waits
 	case !known:
-		return lode.Errorf(lode.Unauthenticated, "function %s needs a token", name).
+		return lode.Errorf(lode.Unauthenticated, "%s %s needs a token", what, name).
 			WithHint("send Authorization: Bearer TOKEN, or give it access: public")
 	case c.checked && !c.grant.Role.mayCall():
 		return lode.Errorf(lode.Denied, "a token of role %s may not call functions", c.grant.Role).

@@ -80,12 +80,12 @@ func (g *Gateway) lambda(x *exchange, w http.ResponseWriter, r *http.Request, lo
 			return call, err
 		}
 	}
-	access, fn, ok := g.cfg.Directory.Lookup(call.caller.ns, call.name)
+	access, fn, ok := g.function(call.caller.ns, call.name)
 	if !ok {
 		return call, g.missing(r, &call.caller, string(call.name))
 	}
 	call.fn = fn
-	if err := g.admit(&call.caller, access, call.name); err != nil {
+	if err := g.admit(&call.caller, access, aFunction, call.name); err != nil {
 		return call, err
 	}
 	strip := call.caller

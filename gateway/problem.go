@@ -85,6 +85,11 @@ func (g *Gateway) unknownFunction(ns lode.Namespace, name string) error {
 			return err
 		}
 	}
+	if g.cfg.Agents != nil {
+		if _, _, ok := g.cfg.Agents.Kind(ns, lode.Name(name)); ok {
+			return lode.Errorf(lode.NotFound, "%s is a kind of agents, not a function", name).WithHint("they are called at /agents/%s/KEY/METHOD", name)
+		}
+	}
 	e := lode.Errorf(lode.NotFound, "no function %q in namespace %s", name, ns)
 	if s := lode.Suggest(name, g.cfg.Directory.Names(ns)); s != "" {
 		return e.WithHint("did you mean %q?", s)

@@ -119,7 +119,7 @@ func (h *routed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.checked = false // a token for elsewhere is no token here
 	}
 	name := h.route.Function
-	access, fn, ok := g.cfg.Directory.Lookup(c.ns, name)
+	access, fn, ok := g.function(c.ns, name)
 	if !ok {
 		g.refuse(w, r, lode.Errorf(lode.Gone, "the function behind this route was removed"))
 		return
@@ -128,7 +128,7 @@ func (h *routed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if done {
 		return
 	}
-	if err := g.admit(&c, access, name); err != nil {
+	if err := g.admit(&c, access, aFunction, name); err != nil {
 		g.refuse(w, r, err)
 		return
 	}
@@ -148,7 +148,7 @@ type noRoute struct{ t *table }
 func (n noRoute) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g := n.t.g
 	if h := n.preflighted(r); h != nil {
-		if _, fn, ok := g.cfg.Directory.Lookup(h.route.Namespace, h.route.Function); ok {
+		if _, fn, ok := g.function(h.route.Namespace, h.route.Function); ok {
 			if _, done := g.cors(w, r, fn); done {
 				return
 			}
@@ -275,6 +275,6 @@ func setCORS(h http.Header, allow string) {
 		h.Add("Vary", "Origin")
 	}
 	if _, ok := h["Access-Control-Expose-Headers"]; !ok {
-		h.Set("Access-Control-Expose-Headers", "Lode-Invocation, Lode-Error, Lode-Node, Lode-Cold, Server-Timing, Location, Retry-After")
+		h.Set("Access-Control-Expose-Headers", "Lode-Invocation, Lode-Error, Lode-Node, Lode-Cold, Lode-Repeated, Server-Timing, Location, Retry-After")
 	}
 }

@@ -153,7 +153,8 @@ func (g *Gateway) newServer(h http.Handler) *http.Server {
 }
 
 // Shutdown sends clients elsewhere for as long as Linger says, stops listening,
-// and waits for the requests under way; when ctx is done first it cuts them.
+// closes the WebSockets, which clients open again elsewhere, and waits for the
+// requests under way; when ctx is done first it cuts them.
 //
 // A kept-alive connection is closed behind the answer to its next request: a
 // client that uses it all the time loses nothing. One that was idle all through
@@ -180,6 +181,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 			}
 		})
 	}
+	wg.Go(func() { g.sockets.end(ctx) })
 	wg.Wait()
 	g.sweeper.close()
 	return first
@@ -243,6 +245,7 @@ func (g *Gateway) Close() error {
 	for _, s := range g.servers.end() {
 		_ = s.Close()
 	}
+	g.sockets.cut()
 	g.sweeper.close()
 	return nil
 }
