@@ -138,9 +138,9 @@ func virtual(p api.PluginBuild) {
 		return api.OnResolveResult{Path: a.Path, Namespace: "lode"}, nil
 	})
 	p.OnLoad(api.OnLoadOptions{Filter: `.*`, Namespace: "lode"}, func(a api.OnLoadArgs) (api.OnLoadResult, error) {
-		names := "LodeError, call, callHandler, queue, dataset, service, secret, config, self, waitUntil, recode"
+		names := "LodeError, Agent, DurableObject, agent, call, callHandler, send, receive, run, group, queue, dataset, service, secret, config, self, waitUntil, recode"
 		if a.Path != "lode" {
-			names = "waitUntil, WorkerEntrypoint"
+			names = "waitUntil, WorkerEntrypoint, DurableObject"
 		}
 		text := "const lode_env = globalThis.__lode_sdk.env;\nexport {lode_env as env};\nexport const {" + names + "} = globalThis.__lode_sdk;\n"
 		return api.OnLoadResult{Contents: &text, Loader: api.LoaderJS}, nil
@@ -187,8 +187,8 @@ func scriptHint(text string) string {
 		} else if !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "/") {
 			return "npm install " + name
 		}
-	case strings.HasPrefix(text, "No matching export") && (m[len(m)-1][1] == "Agent" || m[len(m)-1][1] == "DurableObject"):
-		return "agents come later: this version runs functions and jobs"
+	case strings.HasPrefix(text, "No matching export") && m[len(m)-1][1] == "Agent":
+		return `import { Agent } from "lode"; cloudflare:workers has DurableObject`
 	}
 	return ""
 }

@@ -2,7 +2,8 @@
 // are one script, in the order of their names, inside one function that is
 // given `host` (engine/shim.c) and `needs` (the bindings that the bundle uses).
 
-const ops = { call: 1, data: 6, config: 8, secret: 9, fetch: 10, queue: 11, self: 13, bodyRead: 14, bodyWrite: 15, streamRead: 16, streamClose: 17, sleep: 18 };
+const ops = { call: 1, send: 2, receive: 3, state: 4, timer: 5, data: 6, config: 8, secret: 9, fetch: 10, queue: 11, group: 12, self: 13, bodyRead: 14, bodyWrite: 15,
+  streamRead: 16, streamClose: 17, sleep: 18, socket: 19 };
 const statuses = ["", "invalid", "unauthenticated", "denied", "not_found", "bad_method", "conflict", "gone", "precondition", "too_large", "misdirected",
   "key_reused", "overloaded", "cancelled", "internal", "crashed", "unavailable", "deadline", "full", "damaged"];
 
@@ -27,7 +28,15 @@ const head = (list, key) => {
   return undefined;
 };
 
+// unsent is the storage of the agent whose turn has written what the host does
+// not know yet (84-storage.js). The host has to know before anything leaves the
+// turn that must not leave unless the turn takes effect.
+let unsent = null;
+const leaves = [];
+for (const op of [ops.call, ops.fetch, ops.queue, ops.group, ops.bodyWrite, ops.socket]) leaves[op] = true;
+
 const start = (op, pairs, body) => {
+  if (unsent !== null && leaves[op]) unsent._flush();
   const id = host.submit(op, pairs, body);
   if (id > 0) return id;
   if (id === -3) throw new LodeError("overloaded", "1,024 operations are under way in this invocation");
@@ -39,7 +48,9 @@ const start = (op, pairs, body) => {
 const result = (id, status, length) => {
   const r = host.take(id, length);
   if (status === 0) return r;
-  throw new LodeError(head(r[0], ":error") || statuses[status] || "internal", head(r[0], ":detail"), head(r[0], ":hint"));
+  const e = new LodeError(head(r[0], ":error") || statuses[status] || "internal", head(r[0], ":detail"), head(r[0], ":hint")), missing = head(r[0], ":missing");
+  if (missing !== undefined) e.missing = JSON.parse(missing);
+  throw e;
 };
 
 // operate starts an operation; a promise of [flat head, ArrayBuffer].
@@ -73,6 +84,26 @@ const complete = (id, status, length) => {
     return;
   }
   if (p) p.resolve(r);
+};
+
+// blocking waits for one operation while nothing else runs: for what the
+// module-Worker shape wants at once (env.NAME), and the host answers at once.
+const blocking = (op, pairs, body) => {
+  const id = start(op, pairs, body);
+  for (;;) {
+    const w = host.wait();
+    if (w === null) throw new LodeError("internal", "the operation got lost");
+    if (w[0] === id) return result(id, w[1], w[2]);
+    Promise.resolve(w).then(late); // it may run the program's code, which is not to run in here
+  }
+};
+const late = (w) => complete(w[0], w[1], w[2]);
+
+// forget drops what an invocation before, in the same sandbox, left under way.
+const forget = () => {
+  if (pending.size) pending.clear();
+  if (timers.size) timers.clear();
+  unsent = null;
 };
 
 // ---- timers ----

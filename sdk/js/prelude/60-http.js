@@ -260,6 +260,13 @@ const fieldsOf = (list) => {
   for (let i = 0; i < list.length; i += 2) if (list[i][0] !== ":") out.push(list[i], list[i + 1]);
   return out;
 };
+// upgraded are the fields of the invocation's request. The one that asks for a
+// WebSocket is of the client's hop, so the host may have kept it.
+const upgraded = (list) => {
+  const out = fieldsOf(list);
+  if (head(list, ":socket") !== undefined && head(out, "upgrade") === undefined) out.push("upgrade", "websocket");
+  return out;
+};
 const internal = Symbol("invocation");
 class Request extends Body {
   #signal;
@@ -294,7 +301,7 @@ class Request extends Body {
     if (this.method !== "GET" && this.method !== "HEAD") this._body = fromHost;
     return this;
   }
-  get headers() { return (this.#headers ??= Headers._of(fieldsOf(host.request()))); }
+  get headers() { return (this.#headers ??= Headers._of(upgraded(host.request()))); }
   get signal() { return (this.#signal ??= new AbortController().signal); }
   get _abort() { return this.#signal; }
   clone() {
@@ -310,7 +317,8 @@ class Response extends Body {
   constructor(body = null, init = {}) {
     super();
     this.status = init.status ?? 200;
-    if (!(this.status >= 200 && this.status <= 599)) throw new RangeError(`${this.status} is not a status of a response`);
+    if (this.status === 101 && init.webSocket) this.webSocket = init.webSocket;
+    else if (!(this.status >= 200 && this.status <= 599)) throw new RangeError(`${this.status} is not a status of a response`);
     this.statusText = init.statusText ?? "";
     this.headers = new Headers(init.headers);
     this.url = "";

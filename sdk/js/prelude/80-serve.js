@@ -1,17 +1,5 @@
 // Bindings, and the way from an invocation to the bundle's exports and back.
 
-// blocking waits for one operation while nothing else runs: for what the
-// module-Worker shape wants at once (env.NAME), and the host answers at once.
-const blocking = (op, pairs) => {
-  const id = start(op, pairs);
-  for (;;) {
-    const w = host.wait();
-    if (w === null) throw new LodeError("internal", "the operation got lost");
-    if (w[0] === id) return result(...w);
-    complete(...w);
-  }
-};
-
 const json = "application/json";
 const encodeArgs = (args) => {
   if (args.length === 0) return [[], undefined];
@@ -20,10 +8,10 @@ const encodeArgs = (args) => {
   if (a instanceof ArrayBuffer || ArrayBuffer.isView(a)) return [["content-type", "application/octet-stream"], a];
   return [["content-type", json], JSON.stringify(a)];
 };
-// call calls a function by its address with JSON or bytes.
-const call = async (address, handler, args) => {
+// ask calls a function or an agent by its address with JSON or bytes.
+const ask = async (address, more, args) => {
   const [type, body] = encodeArgs(args);
-  const r = await operate(ops.call, [":address", address, ...(handler ? [":handler", handler] : []), ...type], body);
+  const r = await operate(ops.call, [":address", address, ...more, ...type], body);
   const status = Number(head(r[0], ":status") ?? 200), text = () => host.decode(r[1], false);
   if (status >= 400) {
     let p = {};
@@ -36,6 +24,7 @@ const call = async (address, handler, args) => {
   if (r[1].byteLength === 0) return undefined;
   return /json/.test(head(r[0], "content-type") ?? json) ? JSON.parse(text()) : new Uint8Array(r[1]);
 };
+const call = (address, handler, args) => ask(address, handler ? [":handler", handler] : [], args);
 const put = async (queue, value, { key, delay, delaySeconds } = {}) => {
   const [type, body] = encodeArgs([value]);
   const ms = delaySeconds !== undefined ? delaySeconds * 1000 : delay;
@@ -43,9 +32,14 @@ const put = async (queue, value, { key, delay, delaySeconds } = {}) => {
   return head(r[0], ":id");
 };
 
-// methods are what any name can do; whether it is a function, a queue or a
-// dataset shows when one is used.
+// methods are what any name can do; whether it is a function, a kind of agents,
+// a queue or a dataset shows when one is used.
 const methods = (name) => ({
+  getByName: (key) => agent(name, key),
+  idFromName: (key) => new AgentId(key),
+  idFromString: (key) => new AgentId(key),
+  newUniqueId: () => new AgentId(hex(host.bytes(16))),
+  get: (...args) => (args[0] instanceof AgentId ? agent(name, args[0].name) : call(name, "get", args)),
   fetch(input, init) {
     const r = input instanceof Request ? new Request(input, init) : new Request(new URL(String(input), `http://${name}/`), init);
     const at = r.url.indexOf("/", r.url.indexOf("//") + 2);
@@ -63,18 +57,21 @@ const binding = (name) => new Proxy(methods(name), {
   get: (m, k) => (typeof k === "symbol" || k === "then" || k === "toJSON" ? undefined : k in m ? m[k] : (...args) => call(name, k, args)),
 });
 
-let values = null; // the function's env, read when first asked for
+let values = null; // the function's variables, which a revision never changes; read when first asked for
+let secrets = null; // those that this invocation has asked for
 const bound = new Map();
 const lookup = (name) => {
   if (typeof name !== "string") return undefined;
   if (values === null) values = JSON.parse(host.decode(blocking(ops.config, [":key", ""])[1], false) || "{}");
-  if (name in values) return values[name];
-  if (needs.includes(name)) {
-    if (!bound.has(name)) bound.set(name, binding(name.toLowerCase().replace(/_/g, "-")));
-    return bound.get(name);
+  if (Object.hasOwn(values, name)) return values[name];
+  let to = bound.get(name);
+  if (to === undefined && (needs.includes(name) || kinds.has(kebab(name)))) {
+    bound.set(name, (to = binding(kinds.has(kebab(name)) ? kebab(name) : name.toLowerCase().replace(/_/g, "-"))));
   }
+  if (to !== undefined) return to;
+  if (secrets !== null && Object.hasOwn(secrets, name)) return secrets[name];
   try {
-    return (values[name] = host.decode(blocking(ops.secret, [":key", name])[1], false));
+    return ((secrets ??= {})[name] = host.decode(blocking(ops.secret, [":key", name])[1], false));
   } catch (e) {
     if (e.kind === "denied" || e.kind === "not_found" || e.kind === "unavailable") return undefined;
     throw e;
@@ -92,18 +89,10 @@ const env = new Proxy({}, {
 const functions = new Map(); // name -> {triggers, run(begin, kind, ctx): value or promise}
 const jobs = new Map();
 const isClass = (f) => typeof f === "function" && Object.getOwnPropertyDescriptor(f, "prototype")?.writable === false;
-const later = (name, c) => {
-  for (let p = c; p && p !== Function.prototype; p = Object.getPrototypeOf(p)) {
-    if (p.name === "DurableObject" || p.name === "Agent") {
-      throw new LodeError("unavailable", `class ${name} is an agent: agents come later, this version runs functions and jobs`);
-    }
-  }
-};
-
 global("__lode_load", (ns) => {
   const d = ns.default;
-  if (isClass(d)) later("default", d);
-  if (isClass(d) && d.prototype && typeof d.prototype.fetch === "function") {
+  if (isClass(d) && d.prototype instanceof DurableObject) addKind(d.name, d);
+  else if (isClass(d) && d.prototype && typeof d.prototype.fetch === "function") {
     functions.set("", worker((ctx) => new d(ctx, env), d.prototype));
   } else if (typeof d === "function") functions.set("", typed(d));
   else if (d && typeof d === "object") {
@@ -114,7 +103,8 @@ global("__lode_load", (ns) => {
   for (const name of Object.keys(ns)) {
     const x = ns[name];
     if (name === "default") continue;
-    if (isClass(x)) later(name, x);
+    if (isKind(x)) addKind(name, x);
+    else if (isClass(x)) continue;
     else if (typeof x === "function") functions.set(name, typed(x));
     else if (x && typeof x === "object" && typeof x.map === "function" && !Array.isArray(x)) jobs.set(name === "job" ? "" : name, x);
     else if (x && typeof x === "object" && typeof x.fetch === "function") functions.set(name, worker(() => x, x));
@@ -188,6 +178,7 @@ const answer = (v) => {
     }
   }
   if (v.bodyUsed) throw new TypeError("the response's body was read already");
+  if (v.webSocket && v.webSocket._peer?.readyState !== 1) throw new TypeError("the response's WebSocket was not accepted: this.ctx.acceptWebSocket(server) comes first");
   const flat = v.headers._flat, pairs = v.status === 200 ? flat : [":status", String(v.status), ...flat];
   let body = v._body;
   if (body === null || (!v._stream && typeof body === "string" && body.length < 21000)) return begun(host.respond(pairs, body));
@@ -205,6 +196,7 @@ const begun = (rc) => {
   if (rc < 0) throw new TypeError("the response's head is not valid");
 };
 const write = async (b) => {
+  if (unsent !== null) unsent._flush();
   for (let at = 0; at < b.length; ) {
     const n = host.write(b, at);
     if (n < 0) throw new LodeError("cancelled", "nobody reads the answer any more");
@@ -290,10 +282,13 @@ const reply = (v) => {
 };
 global("__lode_invoke", () => {
   began = -1;
-  values = null;
-  const ctx = (current = new Context());
+  secrets = null;
+  forget();
   try {
-    const v = route(host.begin(), ctx), p = typeof v?.then === "function" ? v.then(reply) : reply(v);
+    const req = host.begin();
+    if (req[0] === "agent") return turn(req);
+    const ctx = (current = new Context());
+    const v = route(req, ctx), p = typeof v?.then === "function" ? v.then(reply) : reply(v);
     if (p !== undefined) p.then(undefined, failure);
   } catch (e) {
     failure(e);
@@ -302,8 +297,11 @@ global("__lode_invoke", () => {
 global("__lode_complete", complete);
 
 global("__lode_describe", () => {
-  if (!functions.size && !jobs.size) throw new LodeError("invalid", "the module exports nothing to run: export default {fetch}, a function, or const job = {map, merge}");
+  if (!functions.size && !jobs.size && !kinds.size) {
+    throw new LodeError("invalid", "the module exports nothing to run: export default {fetch}, a function, const job = {map, merge}, or a class that extends Agent");
+  }
   const all = { sdk: "js 1", abi: 1, functions: [], jobs: [] };
+  if (kinds.size) all.kinds = [...kinds.values()].map(describeKind);
   for (const [name, f] of functions) all.functions.push({ name, triggers: f.triggers });
   for (const [name, j] of jobs) all.jobs.push({ name, ...(typeof j.merge === "function" ? { reduce: "guest" } : {}) });
   const b = utf8(JSON.stringify(all));
@@ -324,8 +322,8 @@ global("__lode_warm", () => {
 
 // ---- failures ----
 
-const elsewhere = new Set(("process Buffer require module exports __dirname __filename global setImmediate clearImmediate WebSocket XMLHttpRequest document window localStorage " +
-  "sessionStorage indexedDB Worker MessageChannel BroadcastChannel CompressionStream DecompressionStream Intl WebAssembly SharedArrayBuffer caches HTMLRewriter WebSocketPair").split(" "));
+const elsewhere = new Set(("process Buffer require module exports __dirname __filename global setImmediate clearImmediate XMLHttpRequest document window localStorage " +
+  "sessionStorage indexedDB Worker MessageChannel BroadcastChannel CompressionStream DecompressionStream Intl WebAssembly SharedArrayBuffer caches HTMLRewriter").split(" "));
 
 // decodeMap reads the mappings of a source map: by line, [column, source, line,
 // column] with numbers from 0.
@@ -382,24 +380,3 @@ const failure = (e) => {
   host.done(1);
 };
 global("__lode_failure", failure);
-
-// What `import ... from "lode"` gives, and what cloudflare:workers gives of it.
-class WorkerEntrypoint {
-  constructor(ctx, env) {
-    this.ctx = ctx;
-    this.env = env;
-  }
-}
-global("__lode_sdk", {
-  LodeError, env, WorkerEntrypoint,
-  call: (address, ...args) => call(address, "", args),
-  callHandler: (address, handler, ...args) => call(address, handler, args),
-  queue: (name) => methods(name), dataset: (name) => methods(name), service: (name) => binding(name),
-  secret: async (name) => host.decode((await operate(ops.secret, [":key", name]))[1], false),
-  config: async (name) => host.decode((await operate(ops.config, [":key", name]))[1], false),
-  self: () => ({ function: host.header(":function"), namespace: host.header(":namespace"), revision: host.header(":revision"), id: host.header(":id"),
-    attempt: Number(host.header(":attempt") ?? 1), trigger: host.header(":kind"), deadline: Number(host.header(":deadline") ?? 0) }),
-  waitUntil: (p) => current.waitUntil(p),
-  recode: (bytes) => host.recode(bytes),
-});
-delete globalThis.__lode;
