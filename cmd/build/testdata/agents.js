@@ -195,7 +195,7 @@ export class Store extends DurableObject {
     await this.ctx.storage.put("d", 1);
   }
   async many() {
-    for (let i = 0; i < 6; i++) await this.ctx.storage.put("big" + i, "x".repeat(1 << 20 - 1));
+    for (let i = 0; i < 10; i++) await this.ctx.storage.put("big" + i, "x".repeat(1 << 20 - 1));
     return this.ctx.storage.put("big", "\u00e4".repeat(600 << 10)).catch((e) => e.kind);
   }
   bad(what) {

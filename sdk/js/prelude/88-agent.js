@@ -55,6 +55,7 @@ class AgentContext extends Context {
   // remove makes the agent as if it had never been, when the turn ends.
   async remove() {
     this.storage._writes();
+    this.storage._forget();
     blocking(ops.state, [":verb", "remove"]);
     this._gone = true;
   }
@@ -249,6 +250,7 @@ const drained = async (ctx) => {
 const conclude = (t, v) => {
   if (t !== now) return;
   if (t.a.ctx._fault !== null) throw t.a.ctx._fault;
+  if (t.a.ctx._gone) t.a.ctx.storage._forget();
   if (unsent !== null) unsent._flush();
   const later = answer(v);
   return later === undefined ? close(t) : later.then(() => close(t));
