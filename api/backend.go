@@ -43,6 +43,9 @@ type Page struct {
 type List[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty"` // the After of the next page; "": this was the last
+	// Missing are nodes that did not answer, where each knows its own part:
+	// what only they know is not in Items.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Apps is what is deployed: apps, the names they own, functions with their

@@ -424,9 +424,17 @@ func All[T any](get func(Page) (List[T], error)) ([]T, error) {
 func path(format string, args ...string) string {
 	esc := make([]any, len(args))
 	for i, a := range args {
-		esc[i] = url.PathEscape(a)
+		esc[i] = segment(a)
 	}
 	return fmt.Sprintf("/v1/"+format, esc...)
+}
+
+// segment is s as one element of a path, whatever is in it.
+func segment(s string) string {
+	if s == "." || s == ".." { // would be taken for steps
+		return strings.ReplaceAll(s, ".", "%2E")
+	}
+	return url.PathEscape(s)
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -195,20 +195,25 @@ func (c *Client) Invoke(ctx context.Context, v Invocation) (*Answer, error) {
 	for k, vs := range v.Header {
 		q.header[http.CanonicalHeaderKey(k)] = vs
 	}
-	if v.Key != "" {
-		q.header.Set("Idempotency-Key", v.Key)
-	}
-	if v.Deadline > 0 {
-		q.header.Set("Lode-Deadline", itoa(v.Deadline.Milliseconds()))
-	}
-	if v.Async {
-		q.header.Set("Prefer", "respond-async")
-	}
+	callHeader(q.header, v.Key, v.Deadline, v.Async)
 	resp, err := c.send(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: stream{resp}, ID: lode.InvocationID(resp.Header.Get("Lode-Invocation"))}, nil
+}
+
+// callHeader says how a call is to be made.
+func callHeader(h http.Header, key string, deadline time.Duration, async bool) {
+	if key != "" {
+		h.Set("Idempotency-Key", key)
+	}
+	if deadline > 0 {
+		h.Set("Lode-Deadline", itoa(deadline.Milliseconds()))
+	}
+	if async {
+		h.Set("Prefer", "respond-async")
+	}
 }
 
 // Unreachable reports whether err is that no node answered.

@@ -37,8 +37,8 @@ type Peer struct {
 	Client *Client
 }
 
-// Backend is Own with those nouns replaced that are of all nodes: Cluster, Logs
-// and the lists of Apps.
+// Backend is Own with those nouns replaced that are of all nodes: Cluster, Logs,
+// the lists of Apps, and Agents.
 func (e *Everywhere) Backend() Backend {
 	b := e.Own
 	if b.Cluster != nil {
@@ -49,6 +49,9 @@ func (e *Everywhere) Backend() Backend {
 	}
 	if b.Apps != nil {
 		b.Apps = allApps{b.Apps, e}
+	}
+	if b.Agents != nil {
+		b.Agents = allAgents{b.Agents, e}
 	}
 	return b
 }

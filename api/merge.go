@@ -127,7 +127,7 @@ func MergeChecks(parts []NodeChecks) []Check {
 func MergeExplanations(parts []Explanation) Explanation {
 	out := parts[0]
 	out.Facts = map[string]string{}
-	out.Steps, out.Logs = []Step{}, nil
+	out.Steps, out.Logs, out.Waits = []Step{}, nil, nil
 	seen := map[LogLine]bool{}
 	for _, p := range parts {
 		out.Steps = append(out.Steps, p.Steps...)
@@ -151,6 +151,7 @@ func MergeExplanations(parts []Explanation) Explanation {
 		if out.Job == nil {
 			out.Job = p.Job
 		}
+		out.Waits = append(out.Waits, p.Waits...)
 	}
 	out.Steps = orderSteps(out.Steps)
 	slices.SortStableFunc(out.Logs, func(a, b LogLine) int { return a.At.Compare(b.At) })

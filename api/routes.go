@@ -37,7 +37,7 @@ var (
 
 // routes is the table. It is made anew for each server: nothing is shared.
 func routes() []route {
-	return slices.Concat(appRoutes(), callRoutes(), dataRoutes(), jobRoutes(), safeRoutes(), nodeRoutes(), seeRoutes())
+	return slices.Concat(appRoutes(), agentRoutes(), callRoutes(), dataRoutes(), jobRoutes(), safeRoutes(), nodeRoutes(), seeRoutes())
 }
 
 // nouns lists the first path elements, for suggestions.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"slices"
+	"strings"
 
 	"lode"
 )
@@ -14,7 +15,7 @@ func seeRoutes() []route {
 	return []route{
 		{id: "logs.read", method: "GET", path: "/v1/logs", role: RoleRead, summary: "Log lines, oldest first, one JSON object a line", query: lines, rawType: "application/x-ndjson", serve: readLogs},
 		{id: "top", method: "GET", path: "/v1/top", role: RoleRead, summary: "What runs now", reply: Top{}, serve: top},
-		{id: "explain", method: "GET", path: "/v1/explain/{ref}", role: RoleRead, summary: "Why: a name, an invocation, a job, or a trace", reply: Explanation{}, serve: explain},
+		{id: "explain", method: "GET", path: "/v1/explain/{ref}", role: RoleRead, summary: "Why: a name, an agent, an invocation, a job, or a trace", reply: Explanation{}, serve: explain},
 		{id: "doctor", method: "GET", path: "/v1/doctor", role: RoleRead, summary: "What the node finds out about its machine, or all nodes about theirs",
 			query: []param{{"cluster", "boolean", "all nodes, and the cluster as a whole"}}, reply: List[Check]{}, serve: doctor},
 		{id: "version", method: "GET", path: "/v1/version", role: RoleRead, summary: "What runs here", reply: Version{}, serve: getVersion},
@@ -91,7 +92,11 @@ func top(c *call) error {
 }
 
 func explain(c *call) error {
-	return withCluster(c, func(b Cluster) (Explanation, error) { return b.Explain(c.r.Context(), c.ns, c.r.PathValue("ref")) })
+	ref := c.r.PathValue("ref")
+	if strings.Contains(ref, "/") {
+		return c.explainAgent(ref)
+	}
+	return withCluster(c, func(b Cluster) (Explanation, error) { return b.Explain(c.r.Context(), c.ns, ref) })
 }
 
 func doctor(c *call) error {
