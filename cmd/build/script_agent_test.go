@@ -28,7 +28,7 @@ func TestAgentDescription(t *testing.T) {
 		`{"name":"old","methods":[],"fetch":true}`,
 		`{"name":"order-flow","methods":["step","inherited"],"migrate":true}`,
 		`{"name":"room","methods":["stream"],"fetch":true,"socket":true}`,
-		`{"name":"store","methods":["values","copies","lists","foreign","transactions","clear","order","many","bad"]}`,
+		`{"name":"store","methods":["values","copies","lists","foreign","transactions","clear","order","many","keep","steal","bad"]}`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("kinds:\n%s", strings.Join(got, "\n"))
@@ -76,6 +76,8 @@ func TestAgentTurns(t *testing.T) {
 		{"store/transactions", "transactions", "", `[2,"no","[[\"a\",1],[\"b\",1]]",5000,3,3,"sync",3,"[[\"a\",3],[\"b\",1]]"]`},
 		{"store/clear", "clear", "", `["c",null]`},
 		{"store/many", "many", "", `"too_large"`},
+		{"store/keep", "keep", "", "nothing"},
+		{"store/steal", "steal", "", `["gone","gone","gone","gone"]`},
 		{"store/bad", "bad", `["key"]`, "TypeError: a key is not empty"},
 		{"store/bad", "bad", `["long"]`, `LodeError: the key kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk... is over 2,048 bytes*`},
 		{"store/bad", "bad", `["number"]`, "TypeError: *"},

@@ -85,6 +85,7 @@ export class OrderFlow extends Base {
   migrate(from, to) { return this.ctx.storage.put("moved", [from, to]); }
 }
 
+let kept; // of another agent, as no program should
 export class Store extends DurableObject {
   async values() {
     const s = this.ctx.storage, now = new Date(86400000), out = [];
@@ -197,6 +198,11 @@ export class Store extends DurableObject {
   async many() {
     for (let i = 0; i < 10; i++) await this.ctx.storage.put("big" + i, "x".repeat(1 << 20 - 1));
     return this.ctx.storage.put("big", "\u00e4".repeat(600 << 10)).catch((e) => e.kind);
+  }
+  keep() { kept = this.ctx; }
+  async steal() {
+    const caught = (f) => f().catch((e) => e.kind);
+    return [await caught(() => kept.storage.get("book")), await caught(() => kept.storage.put("book", 9)), await caught(async () => kept.emit("x")), await caught(async () => kept.timer.list())];
   }
   bad(what) {
     const s = this.ctx.storage;

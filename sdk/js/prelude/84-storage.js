@@ -17,9 +17,10 @@ const outerKey = (k) => {
 const border = (k) => (k.charCodeAt(0) === 46 ? "." + k : k);
 const sizeOf = (e) => (typeof e === "string" && e.length > mostValue / 3 ? utf8(e).length : e.length);
 
+// A storage does not know its context, so that both are free as soon as the
+// activation is dropped: circles wait for the collector.
 class Storage {
-  constructor(ctx) {
-    this._ctx = ctx;
+  constructor() {
     this._known = new Map(); // key -> encoded value, null for one that is not there
     this._dirty = new Set(); // keys of _known that the host does not know of
     this._size = 0; // about the size of _known
@@ -29,9 +30,14 @@ class Storage {
 
   // ---- what is there ----
 
+  // _reads refuses what comes from elsewhere than the agent's own turn.
+  _reads() {
+    if (current.storage !== this || !current._open) throw new LodeError("gone", "the turn is over: await what uses the storage, or give it to ctx.waitUntil");
+  }
   _load(k) {
     const e = this._known.get(k);
     if (e !== undefined) return e;
+    this._reads();
     const r = blocking(ops.state, [":verb", "get", ":key", k]);
     return this._learn(k, head(r[0], ":found") === "1" ? encodedOf(new Uint8Array(r[1])) : null);
   }
@@ -44,6 +50,7 @@ class Storage {
   _loadAll(keys) {
     const missing = keys.filter((k) => !this._known.has(k)).map(utf8);
     if (missing.length === 0) return;
+    this._reads();
     const body = new Uint8Array(missing.reduce((n, k) => n + 4 + k.length, 4)), at = new DataView(body.buffer);
     at.setUint32(0, missing.length, true);
     let i = 4;
@@ -74,6 +81,7 @@ class Storage {
     return out;
   }
   _list({ prefix = "", start = "", startAfter, end = "", limit = Infinity, reverse = false } = {}) {
+    this._reads();
     this._flush();
     const out = new Map();
     let from = startAfter !== undefined ? border(startAfter) + "\0" : border(start), to = border(end);
@@ -108,8 +116,8 @@ class Storage {
   // ---- what becomes of it ----
 
   _writes() {
-    if (this._ctx._read) throw new LodeError("denied", "this method only reads", "take it out of the class's static read");
-    if (!this._ctx._open) throw new LodeError("gone", "the turn is over: await what writes, or give it to ctx.waitUntil");
+    this._reads();
+    if (current._read) throw new LodeError("denied", "this method only reads", "take it out of the class's static read");
   }
   // _set keeps an encoded value under an outer key; null deletes it.
   _set(k, e) {
@@ -213,6 +221,7 @@ class Storage {
   // ---- the alarm ----
 
   _alarm() {
+    this._reads();
     const r = blocking(ops.timer, [":verb", "get", ":name", "alarm"]);
     return head(r[0], ":found") === "1" ? Number(head(r[0], ":at")) : null;
   }
@@ -220,7 +229,7 @@ class Storage {
     this._writes();
     if (this._logs !== null) for (const log of this._logs) if (log.alarm === undefined) log.alarm = this._alarm();
     if (at === null) return blocking(ops.timer, [":verb", "clear", ":name", "alarm"]);
-    if (typeof this._ctx._kind.cls.prototype.alarm !== "function") throw new TypeError(`the class of ${this._ctx._kind.name} has no method alarm() that an alarm could run`);
+    if (typeof current._kind.cls.prototype.alarm !== "function") throw new TypeError(`the class of ${current._kind.name} has no method alarm() that an alarm could run`);
     blocking(ops.timer, [":verb", "set", ":name", "alarm", ":at", millis(at), ":call", "alarm"]);
   }
 
@@ -267,6 +276,7 @@ class Storage {
   async setAlarm(at) { this._setAlarm(at); }
   async deleteAlarm() { this._setAlarm(null); }
   async sync() {
+    this._reads();
     this._flush();
     await operate(ops.state, [":verb", "sync"]);
   }
@@ -294,9 +304,7 @@ class Storage {
     }
   }
   // kv is the same without promises.
-  get kv() {
-    return (this._kv ??= { get: (k) => this._get(k), put: (k, v) => this._put(k, v), delete: (k) => this._delete(k), list: (o) => this._list(o).entries() });
-  }
+  get kv() { return { get: (k) => this._get(k), put: (k, v) => this._put(k, v), delete: (k) => this._delete(k), list: (o) => this._list(o).entries() }; }
   get sql() { throw new LodeError("unavailable", "this.ctx.storage.sql: agents have keys and values here, no SQL", "use get, put, list and delete of this.ctx.storage"); }
 }
 

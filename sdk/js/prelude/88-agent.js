@@ -32,7 +32,7 @@ class AgentContext extends Context {
     this._gone = false; // remove was called
     this._sockets = null;
     this._timer = null;
-    this.storage = new Storage(this);
+    this.storage = new Storage();
   }
   get caller() { return host.header(":caller"); }
   blockConcurrencyWhile(f) {
@@ -45,9 +45,15 @@ class AgentContext extends Context {
     this._fault = reason instanceof Error ? reason : new LodeError("crashed", String(reason ?? "ctx.abort()"));
     throw this._fault;
   }
-  get timer() { return (this._timer ??= new Timers()); }
+  // _mine refuses what is asked of one agent in the turn of another.
+  _mine() { if (current !== this) throw new LodeError("gone", `the turn of ${this._kind.name}/${this.id.name} is over`); }
+  get timer() {
+    this._mine();
+    return (this._timer ??= new Timers());
+  }
   // emit tells everybody who listens at the agent's address; how many those are.
   emit(data, { event = "" } = {}) {
+    this._mine();
     const raw = typeof data === "string" || data instanceof ArrayBuffer || ArrayBuffer.isView(data);
     const r = blocking(ops.socket, [":verb", "emit", ":type", String(event)], raw ? data : JSON.stringify(data));
     return Number(head(r[0], ":n") ?? 0);
@@ -59,7 +65,10 @@ class AgentContext extends Context {
     blocking(ops.state, [":verb", "remove"]);
     this._gone = true;
   }
-  get _all() { return (this._sockets ??= new Sockets()); }
+  get _all() {
+    this._mine();
+    return (this._sockets ??= new Sockets());
+  }
   acceptWebSocket(ws, tags = []) { this._all.accept(ws, tags); }
   getWebSockets(tag = "") { return this._all.list(tag); }
   getTags(ws) { return [...(ws._tags ?? ws._known)]; }
