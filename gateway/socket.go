@@ -46,6 +46,7 @@ type socket struct {
 	seen    uint64 // the last frame taken from the agent
 	out     []byte // frames to write
 	pong    []byte // one to write before them
+	lead    []byte // the head of the answer to the request, before all
 	marks   marks  // what out holds
 	backlog int    // bytes taken and not written
 	writing bool
@@ -87,11 +88,11 @@ const (
 func (s *socket) take(f *lode.SocketFrame) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing {
-		return false
-	}
-	if f.N <= s.seen {
+	switch {
+	case f.N <= s.seen:
 		return true
+	case s.closing:
+		return false
 	}
 	s.seen = f.N
 	if f.Close {
@@ -124,7 +125,7 @@ func (s *socket) add(op byte, payload []byte) {
 
 // kick starts the writer if there is work for one.
 func (s *socket) kick() {
-	if s.in.conn == nil || s.writing || len(s.out)+len(s.pong) == 0 {
+	if s.in.conn == nil || s.writing || len(s.lead)+len(s.pong)+len(s.out) == 0 {
 		return
 	}
 	s.writing = true
@@ -134,31 +135,31 @@ func (s *socket) kick() {
 // flush is the writer.
 func (s *socket) flush() {
 	for {
-		pong, out, m := s.batch()
-		if len(pong)+len(out) == 0 {
+		bufs, out, m := s.batch()
+		if bufs == nil {
 			return
 		}
-		bufs := net.Buffers{pong, out}
 		_, err := bufs.WriteTo(s.in.conn)
-		s.wrote(len(out), m, err)
+		s.wrote(out, m, err)
 	}
 }
 
-func (s *socket) batch() (pong, out []byte, m marks) {
+// batch takes all that waits; out is how much of it is backlog. nil: nothing.
+func (s *socket) batch() (bufs net.Buffers, out int, m marks) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pong, out, m = s.pong, s.out, s.marks
-	s.pong, s.out, s.marks = nil, nil, marks{}
-	if len(pong)+len(out) == 0 {
+	if len(s.lead)+len(s.pong)+len(s.out) == 0 {
 		s.writing = false
-		return nil, nil, m
+		return nil, 0, marks{}
 	}
+	bufs, out, m = net.Buffers{s.lead, s.pong, s.out}, len(s.out), s.marks
+	s.lead, s.pong, s.out, s.marks = nil, nil, nil, marks{}
 	at := time.Now().Add(s.g.cfg.BodyTimeout)
 	if s.closing {
 		at = s.closeBy
 	}
 	_ = s.in.conn.SetWriteDeadline(at)
-	return pong, out, m
+	return bufs, out, m
 }
 
 func (s *socket) wrote(n int, m marks, err error) {

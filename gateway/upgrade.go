@@ -148,8 +148,7 @@ func (s *socket) begin(w http.ResponseWriter, head []byte) {
 		s.in.early = bytes.Clone(early)
 	}
 	_ = conn.SetDeadline(time.Time{})
-	s.out = append(head, s.out...)
-	s.backlog += len(head)
+	s.lead = head
 	s.kick()
 	if s.closing {
 		s.giveUpAt(s.closeBy)
