@@ -25,30 +25,32 @@ func (c *cli) callCmd() *cobra.Command {
 	var headers []string
 	var raw, include bool
 	cmd := &cobra.Command{
-		Use:     "call NAME [WORD...|-|@FILE]",
+		Use:     "call NAME|KIND/KEY [METHOD] [WORD...|-|@FILE]",
 		Aliases: []string{"invoke"},
-		Short:   "Call a function",
-		Long: `Call a function. Each word is one argument: JSON if it parses, else a string.
+		Short:   "Call a function, or a method of an agent",
+		Long: `Call a function, or a method of an agent. Each word is one argument: JSON if it
+parses, else a string.
 
   lode call censor 'free offer'
   lode call sum 1 2 3                 a list of three
   lode call censor - < offer.json     the body as it is
   lode call thumb @cat.png --raw      bytes, not JSON
-  lode call web --path /cart?id=3 -X GET`,
-		Args: atLeast(1), ValidArgsFunction: c.completeNames(api.KindFunction),
+  lode call web --path /cart?id=3 -X GET
+  lode call cart/alice add book 2     a method of the agent cart/alice`,
+		Args: atLeast(1), ValidArgsFunction: c.completeCallable,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			addr, err := lode.ParseAddress(args[0])
 			if err != nil {
 				return err
 			}
+			if v.Header, err = headerFlags(headers); err != nil {
+				return err
+			}
 			if addr.Key != "" {
-				return lode.Errorf(lode.Invalid, "%s is an agent's address, and this version of Lode has no agents yet", addr).WithHint("functions are called by their name alone")
+				return c.callAgent(cmd, addr, args[1:], v, raw, include)
 			}
 			v.Function = addr.Name
 			if err := c.body(&v, args[1:], raw); err != nil {
-				return err
-			}
-			if v.Header, err = headerFlags(headers); err != nil {
 				return err
 			}
 			if ct := v.Header.Get("Content-Type"); ct != "" {
@@ -149,6 +151,11 @@ func (c *cli) invoke(cmd *cobra.Command, v api.Invocation, include bool) error {
 	if v.Async {
 		return c.queued(a)
 	}
+	return c.printAnswer(a, string(v.Function), include)
+}
+
+// printAnswer prints what was answered by who was called.
+func (c *cli) printAnswer(a *api.Answer, who string, include bool) error {
 	if include {
 		c.printHead(a)
 	}
@@ -160,7 +167,7 @@ func (c *cli) invoke(cmd *cobra.Command, v api.Invocation, include bool) error {
 		fmt.Fprintln(c.out)
 	}
 	if a.Status >= 400 {
-		c.say("%s answered %d", v.Function, a.Status)
+		c.say("%s answered %d", who, a.Status)
 		return exitCode(lode.Crashed.ExitCode())
 	}
 	return nil

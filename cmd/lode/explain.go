@@ -13,7 +13,7 @@ import (
 
 func (c *cli) explainCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "explain NAME|ID", Short: "Say why: a name, a call, a job or a trace", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
+		Use: "explain NAME|KIND/KEY|ID", Short: "Say why: a name, an agent, a call, a job or a trace", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.api()
 			if err != nil {
@@ -52,6 +52,11 @@ func (c *cli) printExplanation(v api.Explanation) error {
 	}
 	if len(v.Candidates) > 0 {
 		if err := candidateTable(v.Candidates).write(c.out); err != nil {
+			return written(err)
+		}
+	}
+	if len(v.Waits) > 0 {
+		if err := waitTable(v.Waits).write(c.out); err != nil {
 			return written(err)
 		}
 	}

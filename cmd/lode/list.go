@@ -15,8 +15,8 @@ import (
 
 func (c *cli) lsCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "ls [KIND]", Short: "List what is deployed: functions, queues, datasets, or apps", Args: between(0, 1),
-		ValidArgs: []string{"functions", "queues", "datasets", "apps"},
+		Use: "ls [KIND]", Short: "List what is deployed: functions, agents (their kinds), queues, datasets, or apps", Args: between(0, 1),
+		ValidArgs: []string{"functions", "agents", "queues", "datasets", "apps"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.api()
 			if err != nil {
@@ -26,10 +26,10 @@ func (c *cli) lsCmd() *cobra.Command {
 			switch word {
 			case "app":
 				return c.listApps(cmd.Context(), client)
-			case "", string(api.KindFunction), string(api.KindQueue), string(api.KindDataset):
+			case "", string(api.KindFunction), string(api.KindAgent), string(api.KindQueue), string(api.KindDataset):
 			default:
-				e := lode.Errorf(lode.Invalid, "there is no kind %q", args[0]).WithHint("kinds: functions, queues, datasets, apps")
-				if near := lode.Suggest(args[0], []string{"functions", "queues", "datasets", "apps"}); near != "" {
+				e := lode.Errorf(lode.Invalid, "there is no kind %q", args[0]).WithHint("kinds: functions, agents, queues, datasets, apps")
+				if near := lode.Suggest(args[0], []string{"functions", "agents", "queues", "datasets", "apps"}); near != "" {
 					e.WithHint("did you mean %q?", near)
 				}
 				return e
@@ -78,8 +78,11 @@ func (c *cli) listApps(ctx context.Context, client *api.Client) error {
 
 func (c *cli) showCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show everything about a name", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
+		Use: "show NAME|KIND/KEY", Short: "Show everything about a name, or an agent", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.Contains(args[0], "/") {
+				return c.showAgent(cmd.Context(), args[0])
+			}
 			name, client, err := c.named(args[0])
 			if err != nil {
 				return err
@@ -94,6 +97,13 @@ func (c *cli) showCmd() *cobra.Command {
 			switch {
 			case d.Function != nil:
 				functionRows(t, d.Function)
+				if d.Kind == api.KindAgent && !c.machine() {
+					parts, err := client.ListPartitions(cmd.Context(), name)
+					if err != nil {
+						c.say("its partitions are not known: %s", lode.AsError(err).Error())
+					}
+					kindRows(t, d.Function, parts)
+				}
 			case d.Queue != nil:
 				queueRows(t, d.Queue)
 			case d.Dataset != nil:

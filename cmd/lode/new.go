@@ -16,7 +16,7 @@ import (
 )
 
 // templates holds one folder for each language and kind, LANG-KIND. NAME in a
-// file is replaced; a file's suffix .tmpl is dropped. The file .next is what
+// file is replaced, and CLASS by the name as that of a class; a file's suffix .tmpl is dropped. The file .next is what
 // to type afterwards.
 //
 //go:embed all:templates
@@ -24,13 +24,13 @@ var templates embed.FS
 
 var (
 	languages = []string{"go", "js", "ts", "c"}
-	kinds     = []string{"function", "job", "app"}
+	kinds     = []string{"function", "agent", "job", "app"}
 )
 
 func (c *cli) newCmd() *cobra.Command {
 	var lang, kind string
 	cmd := &cobra.Command{
-		Use: "new NAME", Short: "Make a folder with a first function, job or app", Args: exactly(1),
+		Use: "new NAME", Short: "Make a folder with a first function, agent, job or app", Args: exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := args[0]
 			name, err := lode.ParseName(filepath.Base(dir))
@@ -82,8 +82,8 @@ func checkTemplate(lang, kind string) error {
 	case "rust":
 		return lode.Errorf(lode.Invalid, "this version of Lode makes no Rust folders yet").WithHint("build for wasm32-wasip1 yourself and deploy the .wasm")
 	}
-	if kind == "agent" {
-		return lode.Errorf(lode.Invalid, "this version of Lode has no agents yet").WithHint("kinds: %s", strings.Join(kinds, ", "))
+	if kind == "agent" && lang == "c" {
+		return lode.Errorf(lode.Invalid, "there is no template of an agent in C").WithHint("--lang go, js or ts")
 	}
 	for _, w := range []struct {
 		flag, word string
@@ -98,6 +98,17 @@ func checkTemplate(lang, kind string) error {
 		}
 	}
 	return nil
+}
+
+// className is a name as that of a class: my-cart is MyCart.
+func className(name string) string {
+	var b strings.Builder
+	for part := range strings.SplitSeq(name, "-") {
+		if part != "" {
+			b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+		}
+	}
+	return b.String()
 }
 
 // writeTemplate makes a folder that was not there, or was empty, and returns
@@ -122,7 +133,7 @@ func writeTemplate(dir, template, name string) (next string, err error) {
 		if err != nil {
 			return err
 		}
-		text := strings.ReplaceAll(string(b), "NAME", name)
+		text := strings.NewReplacer("NAME", name, "CLASS", className(name)).Replace(string(b))
 		if rel == ".next" {
 			next = text
 			return nil

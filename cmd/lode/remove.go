@@ -16,7 +16,7 @@ func (c *cli) rmCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Take names or apps out of service",
-		Long: `Take functions, queues, datasets or whole apps out of service.
+		Long: `Take functions, kinds of agents, queues, datasets or whole apps out of service.
 
 What they hold is kept for seven days, and lode rm --undo NAME brings it back;
 --data removes it for ever.`,
@@ -36,6 +36,9 @@ What they hold is kept for seven days, and lode rm --undo NAME brings it back;
 				}
 			}
 			for _, a := range args {
+				if strings.Contains(a, "/") {
+					return lode.Errorf(lode.Invalid, "%s is an agent's address, not a name", a).WithHint("lode agents rm %s removes the agent", a)
+				}
 				name, err := lode.ParseName(a)
 				if err != nil {
 					return err

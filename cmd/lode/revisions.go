@@ -14,7 +14,7 @@ import (
 
 func (c *cli) rollbackCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "rollback NAME [REV]", Short: "Make an older revision live", Args: between(1, 2), ValidArgsFunction: c.completeNames(api.KindFunction),
+		Use: "rollback NAME [REV]", Short: "Make an older revision live", Args: between(1, 2), ValidArgsFunction: c.completeNames(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := lode.ParseName(args[0])
 			if err != nil {
@@ -44,7 +44,7 @@ func (c *cli) rollbackCmd() *cobra.Command {
 func (c *cli) historyCmd() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use: "history NAME", Short: "List a function's revisions", Args: exactly(1), ValidArgsFunction: c.completeNames(api.KindFunction),
+		Use: "history NAME", Short: "List the revisions of a function or a kind of agents", Args: exactly(1), ValidArgsFunction: c.completeNames(""),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, client, err := c.named(args[0])
 			if err != nil {

@@ -38,7 +38,7 @@ func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lode",
 		Short: "Serverless on machines you own",
-		Long: `Lode runs functions and data jobs in clean sandboxes, on a laptop or on servers.
+		Long: `Lode runs functions, durable agents and data jobs in sandboxes, on a laptop or on servers.
 
   lode dev            a throw-away node that reloads on save
   lode new hello      a first function
@@ -64,7 +64,7 @@ func (c *cli) root() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = false
 	for _, add := range []func() *cobra.Command{
 		c.upCmd, c.devCmd, c.newCmd, c.deployCmd, c.rmCmd, c.rollbackCmd, c.historyCmd, c.aliasCmd, c.lsCmd, c.showCmd,
-		c.callCmd, c.callsCmd, c.runCmd, c.jobsCmd, c.dataCmd, c.secretCmd, c.tokenCmd, c.loginCmd, c.contextCmd,
+		c.callCmd, c.callsCmd, c.agentsCmd, c.runCmd, c.jobsCmd, c.dataCmd, c.secretCmd, c.tokenCmd, c.loginCmd, c.contextCmd,
 		c.logsCmd, c.topCmd, c.explainCmd, c.nodesCmd, c.drainCmd, c.undrainCmd, c.doctorCmd, c.versionCmd, c.benchCmd, c.demoCmd, c.workerCmd,
 	} {
 		root.AddCommand(add())
@@ -75,7 +75,6 @@ func (c *cli) root() *cobra.Command {
 // laterCommands are words of the documentation that this version does not
 // have, with what does work.
 var laterCommands = map[string]string{
-	"agents": "functions and jobs work",
 	"backup": "stop the node and copy its data folder", "restore": "copy the data folder back and start the node", "upgrade": "stop the node and start the new binary",
 	"systemd": "run lode up from a unit of your own", "connect": "services come later", "sql": "lode run does one step over a dataset", "sim": "lode bench measures this machine",
 }
