@@ -132,17 +132,19 @@ func needs(code []byte) []string {
 	return out
 }
 
+// exported are the names of the modules that the engine itself answers.
+var exported = map[string]string{
+	"lode":               "LodeError, Agent, DurableObject, agent, call, callHandler, send, receive, run, group, queue, dataset, service, secret, config, self, waitUntil, recode",
+	"cloudflare:workers": "waitUntil, WorkerEntrypoint, DurableObject",
+}
+
 // virtual resolves the imports that the engine itself answers.
 func virtual(p api.PluginBuild) {
 	p.OnResolve(api.OnResolveOptions{Filter: `^(lode|cloudflare:workers)$`}, func(a api.OnResolveArgs) (api.OnResolveResult, error) {
 		return api.OnResolveResult{Path: a.Path, Namespace: "lode"}, nil
 	})
 	p.OnLoad(api.OnLoadOptions{Filter: `.*`, Namespace: "lode"}, func(a api.OnLoadArgs) (api.OnLoadResult, error) {
-		names := "LodeError, Agent, DurableObject, agent, call, callHandler, send, receive, run, group, queue, dataset, service, secret, config, self, waitUntil, recode"
-		if a.Path != "lode" {
-			names = "waitUntil, WorkerEntrypoint, DurableObject"
-		}
-		text := "const lode_env = globalThis.__lode_sdk.env;\nexport {lode_env as env};\nexport const {" + names + "} = globalThis.__lode_sdk;\n"
+		text := "const lode_env = globalThis.__lode_sdk.env;\nexport {lode_env as env};\nexport const {" + exported[a.Path] + "} = globalThis.__lode_sdk;\n"
 		return api.OnLoadResult{Contents: &text, Loader: api.LoaderJS}, nil
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"lode"
+	"lode/sdk"
 	"lode/sdk/abi"
 	"lode/sdk/abi/abitest"
 )
@@ -197,6 +199,20 @@ func TestScriptRefusals(t *testing.T) {
 			t.Errorf("%q loads", text)
 		} else {
 			t.Log(err)
+		}
+	}
+}
+
+// TestScriptTypes holds the declarations for editors against what there is.
+func TestScriptTypes(t *testing.T) {
+	_, workers, _ := strings.Cut(sdk.Types(), `declare module "cloudflare:workers"`)
+	text := map[string]string{"lode": strings.TrimSuffix(sdk.Types(), workers), "cloudflare:workers": workers}
+	for module, names := range exported {
+		for _, name := range append(strings.Split(names, ", "), "env") {
+			declared := regexp.MustCompile(`\b` + name + `\b.*from "lode"|export (class|const|function) ` + name + `\b`)
+			if name != "recode" && !declared.MatchString(text[module]) {
+				t.Errorf("lode.d.ts does not declare %s of %s", name, module)
+			}
 		}
 	}
 }
