@@ -18,6 +18,11 @@ type Agents interface {
 	// the turn depends on is durable. It tries again by itself where that is
 	// safe, until c.Deadline or until ctx is done, so that an error is final: one
 	// of Lode's own, or Crashed.
+	//
+	// A call of the turn socket says what happened to one of the agent's
+	// WebSockets, which the head names: message, or as the last one close or
+	// error. The gateway may tell the end of a socket whose accepting turn it has
+	// no answer from: an end of a socket that the agent does not know is nothing.
 	Call(ctx context.Context, c *lode.AgentCall) (*lode.AgentReply, error)
 	// Post stores a call durably that is made later, and returns its id.
 	Post(ctx context.Context, c *lode.AgentCall) (id string, err error)

@@ -97,8 +97,9 @@ func (l *socketSet) cut() {
 // node holds. The frames of one socket must come in order: one whose N was seen
 // is dropped. A frame is taken, not written, when Deliver returns: it waits for
 // no client, and closes the socket of one that is too slow. gone are the
-// sockets that are closed, or are being closed, each once. It keeps nothing of
-// frames and may be called by several goroutines.
+// sockets that are closed, or are being closed, each once: the agent was told so,
+// or will be, by a close or error event, unless the gateway died with them. It
+// keeps nothing of frames and may be called by several goroutines.
 func (g *Gateway) Deliver(ctx context.Context, frames []lode.SocketFrame) (gone []string, err error) {
 	told := map[string]bool(nil)
 	for i := range frames {
