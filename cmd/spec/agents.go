@@ -173,9 +173,17 @@ func (f *Function) asKind(name lode.Name, a Artifact) (lode.Function, error) {
 		return out, err
 	}
 	spec := *f.Agent
-	spec.Class = class.Name
+	spec.Class, spec.Methods = class.Name, sorted(class.Methods) // as the node will have them
+	spec.Read = sorted(slices.Concat(class.Read, f.Agent.Read))
 	out.Agent = &spec
-	return out, checkRead(name, spec.Read, class)
+	return out, checkRead(name, f.Agent.Read, class)
+}
+
+// sorted is words in order, each once.
+func sorted(words []string) []string {
+	words = slices.Clone(words)
+	slices.Sort(words)
+	return slices.Compact(words)
 }
 
 // checkRead finds methods that the file marks and the code does not have.
