@@ -12,7 +12,7 @@ import (
 // A call that Call has answered with a reply belongs to the gateway again, with
 // its Head and Body: nothing of it may be kept, strings apart. After an error,
 // and after Post, the gateway never changes it again: a turn may still be under
-// way. What is returned is the gateway's.
+// way. What is returned is only read.
 type Agents interface {
 	// Call makes a turn of the agent and returns its reply when everything that
 	// the turn depends on is durable. It tries again by itself where that is
