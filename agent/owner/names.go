@@ -36,5 +36,5 @@ func parsePartition(key string) (p journal.Partition, ok bool) {
 	kind, num, ok2 := strings.Cut(rest, "/")
 	n, err := strconv.Atoi(num)
 	p = journal.Partition{Namespace: lode.Namespace(ns), Kind: lode.Name(kind), N: n}
-	return p, ok1 && ok2 && err == nil && n >= 0 && p.String() == key
+	return p, ok1 && ok2 && err == nil && n >= 0 && n < mostParts && p.String() == key
 }
