@@ -320,3 +320,91 @@ export class Box extends Agent {
 		}
 	}
 }
+
+// TestAgentFailures are turns that fail in other ways than by their method.
+func TestAgentFailures(t *testing.T) {
+	h := newAgentHost(t, folder(t, "x", map[string]string{"index.js": `import { Agent } from "lode";
+export class Room extends Agent {
+  constructor(ctx, env) {
+    super(ctx, env);
+    if (ctx.id.name === "broken") throw new Error("made of glass");
+    if (ctx.id.name === "blocked") ctx.blockConcurrencyWhile(() => Promise.reject(new Error("not yet")));
+  }
+  ok() { return 1; }
+  length(x) { return x.length; }
+  async put() { await this.ctx.storage.put("a", 1); }
+  async caught() {
+    try {
+      this.ctx.abort("caught");
+    } catch {}
+    return 1;
+  }
+  background() { this.ctx.waitUntil(Promise.reject(new Error("late"))); }
+  later() { this.ctx.blockConcurrencyWhile(async () => { throw new Error("blocked"); }); }
+  nojson() { return () => 1; }
+  timer() { setTimeout(() => this.ctx.storage.put("tick", 1), 1e6); }
+  async order() { // a timer's function does not run inside of what waits for the host
+    const list = [];
+    setTimeout(() => list.push("timer"), 0);
+    for (let i = 0; i < 50; i++) {
+      list.push("(");
+      this.ctx.storage.kv.get("k" + i);
+      list.push(")");
+    }
+    await new Promise((r) => setTimeout(r, 5));
+    return list.join("").replace("timer", "") === "()".repeat(50) && !list.join("").includes("(timer)");
+  }
+}`}))
+	for _, s := range []struct{ at, verb, args, want string }{
+		{"room/broken", "ok", "", "Error: made of glass"},
+		{"room/blocked", "ok", "", "Error: not yet"},
+		{"room/a", "ok", "", "1"},
+		{"room/a", "length", `["` + strings.Repeat("x", 100_000) + `"]`, "100000"},
+		{"room/a", "caught", "", "LodeError: caught"},
+		{"room/a", "background", "", "nothing"},
+		{"room/a", "later", "", "Error: blocked"},
+		{"room/a", "nojson", "", "TypeError: the handler's value is not JSON"},
+		{"room/a", "timer", "", "nothing"},
+		{"room/a", "order", "", "true"},
+	} {
+		if got := h.call(s.at, s.verb, s.args); got != s.want {
+			t.Errorf("%s %s = %s, want %s", s.at, s.verb, got, s.want)
+		}
+	}
+	h.full = true
+	if r := h.turn("room/a", "call", "", ":verb", "put"); r.Code == 0 || r.Status != "507" || !strings.Contains(string(r.Body), `"kind":"full"`) {
+		t.Errorf("a write that the host refuses: %+v", r)
+	}
+	if got := h.call("room/a", "ok", ""); got != "1" || len(h.log) != 0 {
+		t.Errorf("after it: %s %q", got, h.log)
+	}
+}
+
+// FuzzAgentValues reads what other programs may have left in the store.
+func FuzzAgentValues(f *testing.F) {
+	for _, s := range []string{"", "1", "\x01", "\x02ab", "\x01{}", `{"$":5}`, `{"$":["map",[1]]}`, `["view","__proto__","AQ=="]`, "\xff"} {
+		f.Add([]byte(s))
+		f.Add([]byte("\x01" + s))
+		f.Add([]byte("\x01{\"$\":" + s + "}"))
+	}
+	if abitest.Race {
+		f.Skip("a guest under the race detector takes minutes, and has one thread")
+	}
+	a, err := Build(context.Background(), Source{Path: "testdata/agents.js", Cache: f.TempDir()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	g, err := abitest.Load(context.Background(), a[0].Wasm)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { g.Close(context.Background()) })
+	f.Fuzz(func(t *testing.T, value []byte) {
+		h := &agentHost{t: t, guest: g, agents: map[string]*agentState{}}
+		h.agent("cart/a").keys = map[string][]byte{"x": value}
+		got := h.call("cart/a", "total", "")
+		if strings.Contains(got, "Error: ") && !strings.HasPrefix(got, "LodeError: a stored value has a tag") {
+			t.Errorf("%q: %s", value, got)
+		}
+	})
+}

@@ -29,6 +29,7 @@ type agentHost struct {
 	now  *agentState // of the turn under way
 	read bool
 	log  []string // operations of the last turn: op and verb
+	full bool     // writes are refused
 }
 
 // agentState is what is kept of one agent.
@@ -157,6 +158,9 @@ func (h *agentHost) state(m abitest.Message) (abi.Status, abitest.Message) {
 	a, verb, key := h.now, m.Head[":verb"], m.Head[":key"]
 	if h.read && slices.Contains([]string{"put", "delete", "write", "clear", "remove"}, verb) {
 		return failed("denied", "this turn only reads")
+	}
+	if h.full && verb == "put" {
+		return failed("full", "the agent has more than it may")
 	}
 	old, found := a.keys[key]
 	answer := abitest.Message{Head: map[string]string{":found": map[bool]string{true: "1", false: "0"}[found]}}

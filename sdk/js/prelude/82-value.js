@@ -87,13 +87,13 @@ const untag = (type, a, b, c) => {
     case "regexp": return new RegExp(a, b);
     case "bytes": return Uint8Array.fromBase64(a);
     case "buffer": return Uint8Array.fromBase64(a).buffer;
-    case "view": return new (views[a] ?? Uint8Array)(Uint8Array.fromBase64(b).buffer);
+    case "view": return new (Object.hasOwn(views, a) ? views[a] : Uint8Array)(Uint8Array.fromBase64(b).buffer);
     case "map": return new Map(a.map(([k, x]) => [unpack(k), unpack(x)]));
     case "set": return new Set(a.map(unpack));
-    case "error": return Object.assign(new (errorTypes[a] ?? Error)(b), { stack: c });
+    case "error": return Object.assign(new (Object.hasOwn(errorTypes, a) ? errorTypes[a] : Error)(b), { stack: c });
     case "object": return { $: unpack(a.$) };
   }
-  throw new LodeError("damaged", `a stored value has the unknown tag ${show(type)}`);
+  throw new TypeError(`unknown tag ${show(type)}`);
 };
 
 const marked = (mark, bytes) => {
@@ -129,7 +129,11 @@ const decodeValue = (e) => {
   } catch {
     return e.slice();
   }
-  return unpack(v);
+  try {
+    return unpack(v);
+  } catch (e) {
+    throw new LodeError("damaged", `a stored value has a tag that this version does not know: ${e.message}`);
+  }
 };
 
 // encodedOf is the encoded value that the bytes of the host are.
