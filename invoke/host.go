@@ -44,6 +44,8 @@ func (a *attempt) Submit(ctx context.Context, op engine.Op, req lode.Message, do
 		return
 	case engine.OpCall:
 		slow = a.call
+	case engine.OpSend:
+		slow = a.send
 	case engine.OpData:
 		slow = a.data
 	case engine.OpFetch:
@@ -134,7 +136,7 @@ func (a *attempt) call(ctx context.Context, m *lode.Message) (lode.Message, erro
 		return lode.Message{}, err
 	}
 	if to.Key != "" {
-		return lode.Message{}, lode.Errorf(lode.Unavailable, "%s is the address of an agent", to).WithHint("this version of Lode runs functions and jobs")
+		return a.callAgent(ctx, to, m)
 	}
 	req := &lode.Request{Namespace: a.rev.Namespace, Function: to.Name, Trigger: lode.TriggerCall, Method: m.Get(":method"), Path: m.Get(":path"), Handler: m.Get(":handler"),
 		Body: m.Body, Deadline: a.inv.Deadline, Trace: a.trace.Traceparent(), Caller: a.rev.ID(), Depth: a.depth + 1}

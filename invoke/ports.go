@@ -52,6 +52,14 @@ type Datasets interface {
 	Index(ctx context.Context, ns lode.Namespace, name lode.Name, version, shard int) ([]byte, error)
 }
 
+// Agents are the agents of the cluster, wherever they are.
+type Agents interface {
+	// Call has an agent do something and returns its answer.
+	Call(ctx context.Context, c *lode.AgentCall) (*lode.AgentReply, error)
+	// Post has it do something later: durable when it returns.
+	Post(ctx context.Context, c *lode.AgentCall) (id string, err error)
+}
+
 // Table keeps small durable values; bus.Table is one, and its documentation
 // holds: Create is Conflict where the key exists, Update and Delete are
 // Precondition where the revision is another one.

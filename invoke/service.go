@@ -20,6 +20,7 @@ type Config struct {
 	Catalog  Catalog
 	Pools    Pools
 	Datasets Datasets // nil: the operation data is Unavailable
+	Agents   Agents   // nil: there are none
 	Observer Observer // nil: nobody
 	// Tables keep idempotency keys, and for a Keeper of its own results and the
 	// cron clock. Nil: asking for any of them is Unavailable.

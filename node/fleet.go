@@ -32,6 +32,7 @@ type fleet struct {
 	joins     *member.Joins
 	port      *member.Listener
 	link      *link.Link
+	skew      medianSkew
 
 	mu    sync.Mutex
 	heard map[lode.NodeID]*heard

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/agent"
 	"lode/data/job"
 	"lode/data/replica"
 	"lode/invoke"
@@ -18,6 +19,7 @@ import (
 const (
 	artifactStore = "artifacts"
 	shardStore    = "shards"
+	agentStore    = "agents"
 )
 
 // Artifacts are needed wherever a function may run, so they are kept on one
@@ -28,6 +30,9 @@ const artifactCopies = 3
 // and shards, whose home is the nodes or a bucket.
 func (n *Node) openStores(ctx context.Context) (err error) {
 	if n.artifacts, err = n.openReplicas(artifactStore, "blobs", artifactCopies); err != nil {
+		return err
+	}
+	if n.snapshots, err = n.openReplicas(agentStore, "snapshots", store.DefaultCopies); err != nil {
 		return err
 	}
 	if n.cfg.Bucket == nil {
@@ -88,7 +93,7 @@ const startWait = 2 * time.Second
 // open, so that a node that starts is no failure for those who know it already.
 func (n *Node) handlers() map[string]link.Handler {
 	blobs := sync.OnceValue(func() map[string]link.Handler {
-		return replica.Serve(map[string]*store.Shelf{artifactStore: n.artifacts.Shelf(), shardStore: n.shards.Shelf()})
+		return replica.Serve(map[string]*store.Shelf{artifactStore: n.artifacts.Shelf(), shardStore: n.shards.Shelf(), agentStore: n.snapshots.Shelf()})
 	})
 	work := sync.OnceValue(func() link.Handler { return job.ServeWork(n.executor) })
 	h := map[string]link.Handler{
@@ -112,8 +117,10 @@ func (n *Node) handlers() map[string]link.Handler {
 			}
 			return n.seat.serve(ctx, in)
 		},
-		job.MethodWork: n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
-		"http":         n.late(n.open, n.serveFar),
+		agent.LinkMethod: n.late(n.agentsOpen, func(ctx context.Context, in *link.Incoming) error { return n.agents.HandleRemote(ctx, in) }),
+		framesMethod:     n.late(n.open, n.serveFrames),
+		job.MethodWork:   n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
+		"http":           n.late(n.open, n.serveFar),
 	}
 	for _, m := range replica.Methods() {
 		h[m] = n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return blobs()[m](ctx, in) })

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/agent"
 	"lode/api"
 	"lode/bus"
 	"lode/catalog"
@@ -112,33 +113,36 @@ type Node struct {
 	manager http.Handler // of /v1
 	codeKey []byte       // authenticates compiled code; of the whole cluster
 
-	dir       *dir
-	fleet     *fleet
-	busOpen   chan struct{} // closed when bus is set
-	open      chan struct{} // closed when every room is open
-	seat      *seat
-	drain     drain
-	ill       illness
-	moves     sync.Mutex // one change of the bus's members at a time
-	moving    atomic.Pointer[moveText]
-	replicas  map[string]*store.Replicas // by store; none where the home is a bucket
-	executor  *job.Executor
-	telemetry *telemetry.Telemetry
-	bus       *bus.Bus
-	artifacts *store.Store
-	shards    *store.Store
-	catalog   *catalog.Catalog
-	engine    *engine.Engine
-	jobEngine *engine.Engine // runs jobs in processes of their own; engine, if there is no Worker
-	pools     *pools
-	invoke    *invoke.Service
-	data      *data.Datasets
-	runner    *jobRunner
-	scratch   string // folder that programs pass through on their way to workers
-	tokens    *tokens
-	audit     *audit
-	gateway   *gateway.Gateway
-	listener  net.Listener
+	dir        *dir
+	fleet      *fleet
+	busOpen    chan struct{} // closed when bus is set
+	open       chan struct{} // closed when every room is open
+	agentsOpen chan struct{} // closed when agents is set
+	seat       *seat
+	drain      drain
+	ill        illness
+	moves      sync.Mutex // one change of the bus's members at a time
+	moving     atomic.Pointer[moveText]
+	replicas   map[string]*store.Replicas // by store; none where the home is a bucket
+	executor   *job.Executor
+	telemetry  *telemetry.Telemetry
+	bus        *bus.Bus
+	artifacts  *store.Store
+	shards     *store.Store
+	catalog    *catalog.Catalog
+	engine     *engine.Engine
+	jobEngine  *engine.Engine // runs jobs in processes of their own; engine, if there is no Worker
+	pools      *pools
+	invoke     *invoke.Service
+	agents     *agent.Service
+	snapshots  *store.Store // blobs of agents
+	data       *data.Datasets
+	runner     *jobRunner
+	scratch    string // folder that programs pass through on their way to workers
+	tokens     *tokens
+	audit      *audit
+	gateway    *gateway.Gateway
+	listener   net.Listener
 
 	closers []closer // in the order of opening
 	serving sync.WaitGroup
@@ -161,11 +165,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), replicas: map[string]*store.Replicas{}}
+	n := &Node{cfg: cfg, started: time.Now(), failed: make(chan error, 2), busOpen: make(chan struct{}), open: make(chan struct{}), agentsOpen: make(chan struct{}), replicas: map[string]*store.Replicas{}}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.runner = &jobRunner{invoke: func() *invoke.Service { return n.invoke }, revs: map[lode.Name]*jobRev{}}
 	for _, step := range []func(context.Context) error{n.openDir, n.bind, n.openFleet, n.openTelemetry, n.openBus, n.openStores, n.openCatalog, n.openEngine,
-		n.openData, n.openInvoke, n.openSeat, n.openGateway, n.openMetrics, n.listen} {
+		n.openData, n.openInvoke, n.openSeat, n.openAgents, n.openGateway, n.openMetrics, n.listen} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close(context.WithoutCancel(ctx)))
 		}
@@ -402,7 +406,7 @@ func Work(ctx context.Context, in io.Reader, out io.Writer) error {
 func (n *Node) openInvoke(ctx context.Context) (err error) {
 	own, _ := n.fleet.members.Get(n.fleet.id)
 	n.invoke, err = invoke.Open(ctx, invoke.Config{Catalog: resolver{n.catalog, n.runner}, Pools: n.pools, Datasets: datasetOps{n.data}, Observer: n.pools,
-		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Alone: n.fleet.alone, Hopeless: n.hopeless, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
+		Tables: invoke.BusTables(n.bus), Node: string(n.fleet.id), Incarnation: own.Incarnation, Alive: n.fleet.runs, Alone: n.fleet.alone, Hopeless: n.hopeless, Agents: callees{n}, Peers: &peers{f: n.fleet}, FreeMemory: freeMemory, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -429,7 +433,7 @@ func (n *Node) openData(ctx context.Context) error {
 }
 
 func (n *Node) openGateway(context.Context) (err error) {
-	n.gateway, err = gateway.New(gateway.Config{Node: n.Name(), Public: n.cfg.public, Hosts: n.hosts(), Ready: n.ready, Linger: n.linger, Invoker: n.invoke, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
+	n.gateway, err = gateway.New(gateway.Config{Node: n.Name(), Public: n.cfg.public, Hosts: n.hosts(), Ready: n.ready, Linger: n.linger, Invoker: n.invoke, Agents: agentDoors{n.agents, n}, Directory: directory{n.catalog}, Tokens: checkTokens{n.tokens},
 		Logs: tails{n.telemetry}, Manage: n.manage(), Metrics: n.telemetry.Metrics(), Refused: func(k lode.Kind) { n.telemetry.Refused(string(k)) }, Log: n.cfg.Logger})
 	if err != nil {
 		return err
