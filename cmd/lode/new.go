@@ -13,6 +13,7 @@ import (
 
 	"lode"
 	"lode/cmd/build"
+	"lode/sdk"
 )
 
 // templates holds one folder for each language and kind, LANG-KIND. NAME in a
@@ -47,6 +48,9 @@ func (c *cli) newCmd() *cobra.Command {
 			if err := writeGoModule(dir, name); err != nil {
 				return err
 			}
+			if err := writeTypes(dir, lang); err != nil {
+				return err
+			}
 			c.say("%s", strings.TrimSpace(strings.ReplaceAll(next, "DIR", dir)))
 			return nil
 		},
@@ -73,6 +77,14 @@ func writeGoModule(dir string, name lode.Name) error {
 		}
 		return os.WriteFile(mod, []byte(text), 0o644)
 	})
+}
+
+// writeTypes lets editors know what TypeScript imports. Building needs none.
+func writeTypes(dir, lang string) error {
+	if lang != "ts" {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(dir, "lode.d.ts"), []byte(sdk.Types()), 0o644)
 }
 
 func checkTemplate(lang, kind string) error {
