@@ -135,7 +135,7 @@ func agentTable(v api.AgentDetail) *table {
 		doing = "in memory"
 	}
 	if v.Waiting > 0 {
-		doing += fmt.Sprintf(", %s wait", plural(v.Waiting, "message"))
+		doing += fmt.Sprintf(", %s waiting", plural(v.Waiting, "message"))
 	}
 	t.add("now", doing)
 	t.add("last turn", ago(v.Last))
