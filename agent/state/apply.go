@@ -115,12 +115,13 @@ func (d *DB) room() error {
 			return err
 		}
 		m := d.db.Metrics()
-		if m.MemTable.Count <= waitingMemtables {
+		if m.MemTable.Size <= waitingMemtables*d.opts.MemTableSize {
 			if m.Levels[0].Sublevels <= waitingDepth {
 				d.unflushed.Store(0)
 				return nil
 			}
 			if changed, err = d.health.look(true); err != nil {
+				d.db.AsyncFlush() // it tries to merge again only after it has flushed
 				return err
 			}
 		}

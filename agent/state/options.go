@@ -9,8 +9,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// waiting is how many memtables may wait for the disk, and how deep the newest
-// level may be, before changes wait. The database's own limits are out of
+// waiting is how many full memtables may wait for the disk, and how deep the
+// newest level may be, before changes wait. The database's own limits are out of
 // reach: who waits there cannot be told that the disk is full.
 const (
 	waitingMemtables = 3
