@@ -429,7 +429,7 @@ func (b blobs) HasBlob(ctx context.Context, _ lode.Namespace, d lode.Digest) (bo
 	switch lode.KindOf(err) {
 	case "":
 		return true, a.Close()
-	case lode.NotFound, lode.Damaged:
+	case lode.NotFound, lode.Damaged, lode.Unavailable: // a node that is lost may have it: then it comes again
 		return false, nil
 	}
 	return false, err
