@@ -173,15 +173,17 @@ func (w *world) turn(p journal.Partition, id string, nodes ...*node) *node {
 // ensure has the nodes agree on who has p, and returns it.
 func ensure(t testing.TB, p journal.Partition, nodes ...*node) *node {
 	t.Helper()
-	for range 10 {
+	var at *node
+	until(t, "an owner of "+p.String(), func() bool { // what others were told may be on its way
 		for _, n := range nodes {
 			if to := must(n.own.Ensure(t.Context(), p))(t); to == n.id {
-				return n
+				at = n
+				return true
 			}
 		}
-	}
-	t.Fatalf("%s has no owner", p)
-	return nil
+		return false
+	})
+	return at
 }
 
 func TestClusterMoves(t *testing.T) {
