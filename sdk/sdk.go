@@ -20,7 +20,7 @@ import (
 	"strings"
 )
 
-//go:embed go/*.go abi/abi.go abi/state.go c/lode.h js/prelude/*.js js/engine/quickjs.wasm.gz
+//go:embed go/*.go abi/abi.go abi/state.go abi/solo/*.go c/lode.h js/prelude/*.js js/engine/quickjs.wasm.gz
 var files embed.FS
 
 // Files are the SDKs by their path below this folder.
@@ -79,7 +79,7 @@ func Unpack(dir string) (string, error) {
 // goFiles lists the Go SDK's files without tests, and their common hash.
 func goFiles() (names []string, hash string, err error) {
 	h := sha256.New()
-	for _, dir := range []string{"abi", "go"} {
+	for _, dir := range []string{"abi", "abi/solo", "go"} {
 		list, err := files.ReadDir(dir)
 		if err != nil {
 			return nil, "", err

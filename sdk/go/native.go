@@ -84,6 +84,10 @@ func listen() error {
 // answerHTTP runs one request through the handlers. The header Lode-Handler
 // names one of several; Lode-Kind: job makes the body a shard.
 func answerHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/agents/") {
+		home.serve(w, r)
+		return
+	}
 	kind := r.Header.Get("Lode-Kind")
 	if kind == "" {
 		kind = "http"
@@ -92,7 +96,9 @@ func answerHTTP(w http.ResponseWriter, r *http.Request) {
 	if kind == "http" && name == "" && len(exports.handlers) == 0 {
 		kind = "job" // a program that only has a job takes a shard
 	}
-	v := &invocation{native: r.Context(), port: &httpPort{w: w, r: r}}
+	session := home.world().Open()
+	defer session.Close()
+	v := &invocation{native: context.WithValue(r.Context(), hostKey{}, host(session)), port: &httpPort{w: w, r: r}}
 	v.request.head = []pair{{":kind", kind}, {":method", r.Method}, {":path", r.URL.RequestURI()}, {":function", "native"}, {":namespace", "default"},
 		{":attempt", "1"}, {"host", r.Host}}
 	if r.ContentLength >= 0 {
@@ -128,7 +134,13 @@ func runNative(v *invocation, kind, name string) (failed *failure) {
 			failed = &failure{Type: "panic", Message: fmt.Sprint(p), Stack: strings.Split(string(debug.Stack()), "\n")}
 		}
 	}()
-	h, err := exports.find(kind, name)
+	var h handler
+	var err error
+	if kind == "agent" {
+		h, err = exports.kindOf(name)
+	} else {
+		h, err = exports.find(kind, name)
+	}
 	if err == nil {
 		err = h(v)
 	}

@@ -16,10 +16,14 @@ import (
 	"lode/sdk/abi"
 )
 
-// operate does natively what an operation does inside Lode: calls and queues
-// go to the node at $LODE_URL (http://127.0.0.1:5633) with $LODE_TOKEN,
-// configuration and secrets come from the environment.
+// operate does natively what an operation does inside Lode: what concerns
+// agents of this program happens in its memory; calls and queues go to the
+// node at $LODE_URL (http://127.0.0.1:5633) with $LODE_TOKEN, configuration and
+// secrets come from the environment.
 func operate(ctx context.Context, op abi.Op, m message) (message, error) {
+	if h, ok := ctx.Value(hostKey{}).(host); ok && ownOperation(op, m.get(":address")) {
+		return fromSolo(h.Operate(ctx, op, toSolo(m)))
+	}
 	switch op {
 	case abi.OpConfig, abi.OpSecret:
 		v, ok := os.LookupEnv(m.get(":key"))
@@ -31,7 +35,18 @@ func operate(ctx context.Context, op abi.Op, m message) (message, error) {
 		host, _ := os.Hostname()
 		return message{head: []pair{{":node", host}}}, nil
 	case abi.OpCall:
+		if kind, key, ok := strings.Cut(m.get(":address"), "/"); ok {
+			return post(ctx, "/agents/"+url.PathEscape(kind)+"/"+url.PathEscape(key)+"/"+url.PathEscape(m.get(":verb")), m)
+		}
 		return post(ctx, "/fn/"+url.PathEscape(m.get(":address")), m)
+	case abi.OpSend:
+		kind, key, _ := strings.Cut(m.get(":address"), "/")
+		m.head = append(m.head, pair{"prefer", "respond-async"})
+		r, err := post(ctx, "/agents/"+url.PathEscape(kind)+"/"+url.PathEscape(key)+"/"+url.PathEscape(m.get(":verb")), m)
+		if status, _ := strconv.Atoi(r.get(":status")); err == nil && status >= 400 {
+			err = calleeError(m.get(":address"), status, r)
+		}
+		return r, err
 	case abi.OpQueue:
 		return put(ctx, m)
 	}

@@ -146,6 +146,9 @@ func (g *Guest) Invoke(ctx context.Context, c Call) (*Result, error) {
 	return g.run(ctx, "lode_invoke", &c)
 }
 
+// Memory is the size of the guest's memory in bytes.
+func (g *Guest) Memory() int { return int(g.module.Memory().Size()) }
+
 // Close frees everything.
 func (g *Guest) Close(ctx context.Context) error { return g.runtime.Close(ctx) }
 
