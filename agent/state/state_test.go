@@ -17,7 +17,11 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("STATE_TEST_CHILD"); dir != "" {
-		applyForever(dir)
+		if what := os.Getenv("STATE_TEST_MILLION"); what != "" {
+			million(dir, what)
+		} else {
+			applyForever(dir)
+		}
 		return
 	}
 	goleak.VerifyTestMain(m)
