@@ -191,7 +191,8 @@ func (c *channel) bury(ls []letter, why error) error {
 			continue
 		}
 		ls[i].kind = c.to.kind
-		x := dead{At: p.s.now(), Letter: ls[i], Why: why.Error()}
+		p.s.counts.dead.Add(1)
+		x := dead{At: p.s.now(), Letter: ls[i], Why: why.Error(), Kind: lode.KindOf(why)}
 		b.set(inN(agentPrefix(from.Key), partDead, ls[i].N<<16|uint64(c.to.n)), x.encode())
 	}
 	p.mu.Lock()

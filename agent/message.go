@@ -25,6 +25,7 @@ type message struct {
 	nested bool // it runs within a turn of its agent, which waits for it
 	beside bool // a read that runs while turns go on
 
+	came  time.Time     // into the mailbox
 	ready chan struct{} // the mailbox has come to it; nil: nobody waits, or it has
 	err   error         // why it will not run; set before ready
 	next  *message
@@ -82,6 +83,7 @@ type mailbox struct {
 }
 
 func (q *mailbox) push(m *message) {
+	m.came = time.Now()
 	if q.tail != nil {
 		q.tail.next = m
 	} else {

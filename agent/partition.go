@@ -47,7 +47,11 @@ type partition struct {
 	next    int64           // Unix us: when the first timer is due, at the latest; 0: none
 	fired   map[string]bool // due keys of timers whose turns are under way
 	turns   uint64
+	rate    rate  // of turns
 	pruned  int64 // see prune
+
+	born   atomic.Pointer[lode.Revision] // of the kind whose state this is; see suits
+	counts atomic.Pointer[counted]       // as they were found last
 
 	last atomic.Uint64 // position of the newest entry that changed it
 }

@@ -152,12 +152,16 @@ type dead struct {
 	At     int64
 	Letter letter
 	Why    string
+	Kind   lode.Kind // of the failure
+	Tries  int       // of its turn
 }
 
 func (x *dead) encode() []byte {
 	e := newEnc(128 + len(x.Letter.Body))
 	e.i(x.At)
 	e.s(x.Why)
+	e.s(string(x.Kind))
+	e.u(uint64(x.Tries))
 	e.s(string(x.Letter.kind))
 	e.s(x.Letter.timer)
 	x.Letter.encode(e)
@@ -166,7 +170,7 @@ func (x *dead) encode() []byte {
 
 func decodeDead(b []byte) (x dead, err error) {
 	d := newDec(b)
-	x = dead{At: d.i(), Why: d.s()}
+	x = dead{At: d.i(), Why: d.s(), Kind: lode.Kind(d.s()), Tries: int(d.u())}
 	kind, timer := lode.Name(d.s()), d.s()
 	x.Letter = decodeLetterFrom(d)
 	x.Letter.kind, x.Letter.timer = kind, timer

@@ -35,7 +35,13 @@ type Config struct {
 	Alone    func() bool
 
 	// Now is the cluster's time; nil: time.Now.
-	Now    func() time.Time
+	Now func() time.Time
+	// Kept tells the state of a kind of this name from that of an earlier one,
+	// which was removed for ever: born only grows. False: there is none to be
+	// kept. It is asked often, and answers from memory; Fresh has it know all
+	// that was changed before the call. Nil: all state is kept.
+	Kept   func(ns lode.Namespace, kind lode.Name) (born uint64, kept bool)
+	Fresh  func(context.Context) error
 	Idle   time.Duration // that an agent stays in memory without a message; 0: 60 s
 	Trim   int64         // bytes of journal at which snapshots are taken; 0: 64 MiB
 	Logger *slog.Logger  // nil: slog.Default
@@ -54,6 +60,7 @@ type Service struct {
 	alarms chan struct{}
 	out    *outgoing
 	ids    idMaker
+	counts counts
 
 	mu    sync.Mutex
 	term  *term
@@ -376,6 +383,8 @@ func (s *Service) apply(t *term, pos uint64, es []*journal.Entry) error {
 		}
 	}
 	t.bytes.Add(size)
+	s.counts.messages.Add(1)
+	s.counts.entries.Add(uint64(len(es)))
 	for try := 0; ; try++ {
 		err := s.db.Apply(s.cfg.Self, pos, list)
 		if err == nil || s.ctx.Err() != nil || try == 100 {

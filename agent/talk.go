@@ -65,10 +65,9 @@ func orWord(s, def string) string {
 
 // call makes a call of the turn.
 func (t *turn) call(ctx context.Context, c *lode.AgentCall, done func(lode.Message, error)) {
-	addr := string(c.Kind) + "/" + c.Key
-	t.waiting(addr, 1)
+	t.waiting(c, true)
 	r, err := t.p.s.Call(ctx, c)
-	t.waiting(addr, -1)
+	t.waiting(c, false)
 	done(message2(r), err)
 }
 
@@ -80,16 +79,18 @@ func message2(r *lode.AgentReply) lode.Message {
 	return lode.Message{Head: append([]lode.Pair{{Key: ":status", Value: strconv.Itoa(r.Status)}}, r.Head...), Body: r.Body}
 }
 
-// waiting counts a call to addr that the turn waits for.
-func (t *turn) waiting(addr string, by int) {
+// waiting notes that the turn waits for a call, or does no more.
+func (t *turn) waiting(c *lode.AgentCall, on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !on {
+		delete(t.calling, c)
+		return
+	}
 	if t.calling == nil {
-		t.calling = map[string]int{}
+		t.calling = map[*lode.AgentCall]time.Time{}
 	}
-	if t.calling[addr] += by; t.calling[addr] == 0 {
-		delete(t.calling, addr)
-	}
+	t.calling[c] = t.p.s.started()
 }
 
 // sendOp sends a message when the turn takes effect.

@@ -155,6 +155,7 @@ func (p *partition) ring(k []byte, key, name string) {
 	case name[:1] == waiting:
 		m.turn, c.ID, m.hash = lode.TurnCall, tm.ID, tm.Hash
 	}
+	p.s.counts.fired.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fired[string(k)] = true
@@ -237,6 +238,7 @@ func (p *partition) failed(a *activation, m *message, err error) {
 
 // failedTimer has a timer fire again later, or makes it dead.
 func (p *partition) failedTimer(a *activation, m *message, why error, counts bool) {
+	p.s.counts.failed.Add(1)
 	tm := *m.due
 	if counts {
 		tm.Fails++
@@ -272,7 +274,8 @@ func (p *partition) edit(key string, m *message, what string, f func(*turn) erro
 // bury keeps a message that failed for good.
 func (t *turn) bury(l letter, why error) error {
 	l.kind = t.p.id.Kind
-	x := dead{At: t.p.s.now(), Letter: l, Why: why.Error()}
+	t.p.s.counts.dead.Add(1)
+	x := dead{At: t.p.s.now(), Letter: l, Why: why.Error(), Kind: lode.KindOf(why), Tries: mostTries}
 	t.extra = append(t.extra, journal.Change{Kind: journal.Set, Key: inN(t.a.prefix, partDead, t.p.s.frameNumber()), Value: x.encode()})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"lode"
 	"lode/agent/journal"
@@ -20,7 +21,8 @@ type turn struct {
 	m     *message
 	gen   uint64
 	store store // what is acknowledged
-	aside bool  // it runs beside turns, and sees only what is acknowledged
+	began time.Time
+	aside bool // it runs beside turns, and sees only what is acknowledged
 
 	run    Turn
 	answer outcome
@@ -40,7 +42,7 @@ type turn struct {
 	extra   []journal.Change
 
 	mu      sync.Mutex
-	calling map[string]int // addresses that it waits for
+	calling map[*lode.AgentCall]time.Time // what it waits for, and since when
 }
 
 // write is a value of state as it is stored; nil: deleted.
@@ -50,7 +52,7 @@ type write struct {
 }
 
 func (p *partition) newTurn(a *activation, m *message) *turn {
-	t := &turn{p: p, a: a, m: m, store: p.part}
+	t := &turn{p: p, a: a, m: m, store: p.part, began: p.s.started()}
 	p.mu.Lock()
 	t.gen = p.gen
 	t.run.Sandbox = a.sandbox
@@ -208,6 +210,8 @@ func (t *turn) write(e *journal.Entry, r *record) {
 	r.n, a.tail = a.n, r.f
 	t.overlay(r)
 	p.turns++
+	p.rate.add(p.s.now())
+	p.s.counts.turns.Add(1)
 	p.w.Append(e, func(_ uint64, err error) { p.acked(r, err) })
 }
 
@@ -518,8 +522,8 @@ func (t *turn) release(error) {
 func (t *turn) waits() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k := range t.calling {
-		return k
+	for c := range t.calling {
+		return string(c.Kind) + "/" + c.Key
 	}
 	return ""
 }
