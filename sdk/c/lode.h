@@ -1,4 +1,4 @@
-/* lode.h: functions and jobs for Lode in C. Header only; include it in one file.
+/* lode.h: functions, jobs and agents for Lode in C. Header only; include it in one file.
  *
  *     #include "lode.h"
  *     static int hello(void) {
@@ -10,7 +10,9 @@
  * It needs nothing: it compiles freestanding (clang --target=wasm32 -nostdlib)
  * and with wasi-libc. A handler returns 0, or what lode_error returned. Strings
  * are not ended by a zero byte; lengths are always given. Memory from lode_alloc is
- * never freed: the sandbox is clean again before the next invocation.
+ * never freed: the sandbox is clean again before the next invocation. An agent's is
+ * not: there, memory from lode_alloc is valid until the turn ends, and what is static
+ * is a cache, see lode_is_warm.
  * Numbers and bytes are those of the guest ABI, version 1.
  */
 #ifndef LODE_H
@@ -37,7 +39,7 @@ LODE_IMPORT("fail") void lode_fail(const void *p, uint32_t len);
 LODE_IMPORT("window") int64_t lode_window(int64_t offset, void *p, uint32_t len);
 
 enum {
-	LODE_CALL = 1, LODE_DATA = 6, LODE_CONFIG = 8, LODE_SECRET = 9, LODE_FETCH = 10, LODE_QUEUE = 11, LODE_SELF = 13,
+	LODE_CALL = 1, LODE_SEND = 2, LODE_STATE = 4, LODE_TIMER = 5, LODE_DATA = 6, LODE_CONFIG = 8, LODE_SECRET = 9, LODE_FETCH = 10, LODE_QUEUE = 11, LODE_SELF = 13,
 	LODE_BODY_READ = 14, LODE_BODY_WRITE = 15, LODE_STREAM_READ = 16, LODE_STREAM_CLOSE = 17, LODE_SLEEP = 18
 };
 enum { LODE_AGAIN = -1, LODE_BEGUN = -2, LODE_TOO_MANY = -3, LODE_MALFORMED = -4, LODE_UNKNOWN_OP = -5, LODE_IDLE = -6 };
@@ -53,11 +55,35 @@ typedef struct { const uint8_t *ptr; uint32_t len; } lode_bytes;
 /* ---- memory ---- */
 #ifdef __wasi__
 #include <stdlib.h>
-LODE_API void *lode_alloc(uint32_t n) { return malloc(n ? n : 1); }
+static struct lode_block { struct lode_block *next; uint32_t pad[3]; } *lode_blocks;
+LODE_API void *lode_alloc(uint32_t n) {
+	struct lode_block *b = n + sizeof *b < n ? NULL : malloc(n + sizeof *b);
+	if (!b) return NULL;
+	b->next = lode_blocks;
+	lode_blocks = b;
+	return b + 1;
+}
+/* lode_forget frees what came from lode_alloc since the invocation began; a turn begins
+ * with it. What was allocated before the first invocation stays. */
+LODE_API void lode_forget(void) {
+	static int begun;
+	if (!begun) lode_blocks = NULL;
+	begun = 1;
+	while (lode_blocks) {
+		struct lode_block *next = lode_blocks->next;
+		free(lode_blocks);
+		lode_blocks = next;
+	}
+}
 LODE_API void *lode_pages(uint32_t n) { return aligned_alloc(LODE_PAGE, n); }
 #else
 extern unsigned char __heap_base;
 static uintptr_t lode_heap;
+static uintptr_t lode_floor; /* what was allocated before the first invocation stays */
+LODE_API void lode_forget(void) {
+	if (!lode_floor) lode_floor = lode_heap ? lode_heap : (uintptr_t)&__heap_base;
+	lode_heap = lode_floor;
+}
 /* lode_alloc gives 16-aligned memory, NULL if there is no more. */
 LODE_API void *lode_alloc_at(uint32_t n, uintptr_t align) {
 	if (!lode_heap) lode_heap = (uintptr_t)&__heap_base;
@@ -314,24 +340,47 @@ LODE_API int lode_answer(int status, const char *type, const void *body, uint32_
 	return rc < 0 ? rc : whole ? 0 : lode_send(body, len);
 }
 
+/* lode_quoted appends text as it stands between the quotes of a JSON string. */
+LODE_API void lode_quoted(lode_builder *b, const char *text) {
+	static const char hex[] = "0123456789abcdef";
+	for (const char *s = text; *s; s++) {
+		if (*s == '"' || *s == '\\') lode_body_of(b, "\\", 1);
+		if ((uint8_t)*s < ' ') {
+			char e[6] = {'\\', 'u', '0', '0', hex[*s >> 4], hex[*s & 15]};
+			lode_body_of(b, e, 6);
+			continue;
+		}
+		lode_body_of(b, s, 1);
+	}
+}
+
 /* lode_error says what went wrong; return what it returns. */
 LODE_API int lode_error(const char *type, const char *message) {
-	static const char hex[] = "0123456789abcdef";
 	lode_builder b = {NULL, 0, 0};
 	const char *parts[] = {"{\"type\":\"", type, "\",\"message\":\"", message, "\",\"stack\":[]}"};
 	for (int i = 0; i < 5; i++) {
-		for (const char *s = parts[i]; *s; s++) {
-			if (i % 2 && (*s == '"' || *s == '\\')) lode_body_of(&b, "\\", 1);
-			if (i % 2 && (uint8_t)*s < ' ') {
-				char e[6] = {'\\', 'u', '0', '0', hex[*s >> 4], hex[*s & 15]};
-				lode_body_of(&b, e, 6);
-				continue;
-			}
-			lode_body_of(&b, s, 1);
-		}
+		if (i % 2) lode_quoted(&b, parts[i]);
+		else lode_body_of(&b, parts[i], lode_length(parts[i]));
 	}
 	lode_fail(b.ptr, b.len);
 	return 1;
+}
+
+/* lode_refuse is lode_error for a turn whose caller is to know the kind: the word and the
+ * HTTP status of an error, "conflict" and 409. The turn fails: nothing of it stays. */
+LODE_API int lode_refuse(int status, const char *kind, const char *message) {
+	char digits[20];
+	lode_bytes number = lode_digits((uint64_t)status, digits);
+	lode_builder b = {NULL, 0, 0};
+	const char *parts[] = {"{\"type\":\"urn:lode:error:", kind, "\",\"kind\":\"", kind, "\",\"detail\":\"", message, "\",\"status\":"};
+	for (int i = 0; i < 7; i++) {
+		if (i % 2) lode_quoted(&b, parts[i]);
+		else lode_body_of(&b, parts[i], lode_length(parts[i]));
+	}
+	lode_body_of(&b, number.ptr, number.len);
+	lode_body_of(&b, "}", 1);
+	lode_answer(status, "application/problem+json", b.ptr, b.len);
+	return lode_error(kind, message);
 }
 
 /* ---- jobs ---- */
@@ -359,24 +408,212 @@ LODE_API int lode_partials(lode_bytes *a, lode_bytes *b) {
 	return 0;
 }
 
-/* ---- exports ---- */
-typedef struct { const char *name; int (*run)(void); int (*merge)(void); int job; } lode_export;
+/* ---- agents ---- */
+/* What is told of a turn: its kind, the agent's key, its method. */
+LODE_API lode_bytes lode_turn(void) { return lode_header(":turn"); }
+LODE_API lode_bytes lode_agent(void) { return lode_header(":agent"); }
+LODE_API lode_bytes lode_method_name(void) { return lode_header(":verb"); }
+/* lode_is_warm tells that this sandbox ran the agent's last turn, and that it took
+ * effect: what was kept of the agent in memory then is its state. Else it is stale. */
+LODE_API int lode_is_warm(void) { return lode_same(lode_header(":warm"), "1"); }
 
-#define LODE_FUNCTION(name, run) {name, run, NULL, 0},
-#define LODE_JOB(name, map, merge) {name, map, merge, 1},
-/* LODE_EXPORTS lists all handlers and jobs of the module, once. A job's merge is
+/* lode_skip is where the JSON value at i ends. Not a check: the text was not made here. */
+LODE_API uint32_t lode_skip(lode_bytes b, uint32_t i) {
+	int deep = 0, quoted = 0;
+	for (; i < b.len; i++) {
+		uint8_t c = b.ptr[i];
+		if (quoted) {
+			if (c == '\\') i++;
+			else if (c == '"') quoted = 0;
+		} else if (c == '"') quoted = 1;
+		else if (c == '[' || c == '{') deep++;
+		else if ((c == ']' || c == '}' || c == ',') && deep == 0) break;
+		else if (c == ']' || c == '}') deep--;
+	}
+	return i < b.len ? i : b.len;
+}
+/* lode_argument is the n-th argument of a turn, from 0 on, as JSON (or bytes); body is
+ * lode_body(). ptr is NULL if there is none. */
+LODE_API lode_bytes lode_argument(lode_bytes body, uint32_t n) {
+	if (!lode_same(lode_header("content-type"), "application/vnd.lode.args+json")) return n || !body.len ? (lode_bytes){NULL, 0} : body;
+	uint32_t i = 0;
+	while (i < body.len && body.ptr[i] != '[') i++;
+	for (i++; i < body.len && body.ptr[i] != ']'; i++) {
+		uint32_t end;
+		while (i < body.len && body.ptr[i] <= ' ') i++;
+		end = lode_skip(body, i);
+		if (n-- == 0) return end > i ? (lode_bytes){body.ptr + i, end - i} : (lode_bytes){NULL, 0};
+		if ((i = end) >= body.len || body.ptr[i] != ',') break;
+	}
+	return (lode_bytes){NULL, 0};
+}
+/* lode_integer reads a JSON number that is one, or the text of lode_signed. 0, or < 0. */
+LODE_API int lode_integer(lode_bytes b, int64_t *n) {
+	uint32_t i = 0, from;
+	uint64_t x = 0;
+	int minus = b.len && b.ptr[0] == '-';
+	for (i = from = (uint32_t)minus; i < b.len && b.ptr[i] >= '0' && b.ptr[i] <= '9' && i < 19; i++) x = x * 10 + (uint64_t)(b.ptr[i] - '0');
+	*n = minus ? -(int64_t)x : (int64_t)x;
+	uint32_t digits = i - from;
+	while (i < b.len && b.ptr[i] <= ' ') i++;
+	return digits && i == b.len ? 0 : LODE_MALFORMED;
+}
+/* lode_signed writes n in decimal into buf, of 21 bytes, and returns the text. */
+LODE_API lode_bytes lode_signed(int64_t n, char buf[21]) {
+	lode_bytes d = lode_digits(n < 0 ? -(uint64_t)n : (uint64_t)n, buf + 1);
+	if (n >= 0) return d;
+	((char *)(uintptr_t)d.ptr)[-1] = '-';
+	return (lode_bytes){d.ptr - 1, d.len + 1};
+}
+LODE_API int lode_answer_integer(int64_t n) {
+	char buf[21];
+	lode_bytes d = lode_signed(n, buf);
+	return lode_answer(200, "application/json", d.ptr, d.len);
+}
+
+LODE_API lode_builder lode_verb(const char *verb) {
+	lode_builder b = lode_build();
+	lode_pair(&b, ":verb", lode_text(verb));
+	return b;
+}
+LODE_API lode_result lode_state(const char *verb, lode_bytes key, const void *value, uint32_t len) {
+	lode_builder b = lode_verb(verb);
+	lode_pair(&b, ":key", key);
+	lode_body_of(&b, value, len);
+	return lode_operate(LODE_STATE, &b);
+}
+/* lode_state_get gives a value as the result's body; lode_found tells whether there is
+ * one. lode_state_put and lode_state_delete give a status: 0, or an error's number. */
+LODE_API lode_result lode_state_get(const char *key) { return lode_state("get", lode_text(key), NULL, 0); }
+LODE_API int lode_found(const lode_result *r) { return !r->status && lode_same(lode_get(&r->m, ":found"), "1"); }
+LODE_API uint32_t lode_state_put(const char *key, const void *value, uint32_t len) { return lode_state("put", lode_text(key), value, len).status; }
+LODE_API uint32_t lode_state_delete(const char *key) { return lode_state("delete", lode_text(key), NULL, 0).status; }
+
+/* A batch writes many keys with one operation: lode_batch_begin, puts and deletes,
+ * lode_batch_end, which gives a status. */
+typedef struct { lode_builder b; uint32_t at; } lode_batch;
+LODE_API lode_batch lode_batch_begin(void) {
+	static const uint8_t none[4];
+	lode_batch w = {lode_verb("write"), 0};
+	w.at = w.b.len;
+	lode_body_of(&w.b, none, 4);
+	return w;
+}
+LODE_API void lode_batch_change(lode_batch *w, uint8_t what, lode_bytes key, lode_bytes value) {
+	lode_put_u32(w->b.ptr + w->at, lode_u32(w->b.ptr + w->at) + 1);
+	lode_grow(&w->b, 9 + key.len + value.len);
+	w->b.ptr[w->b.len] = what;
+	lode_put_u32(w->b.ptr + w->b.len + 1, key.len);
+	lode_put_u32(w->b.ptr + w->b.len + 5, value.len);
+	w->b.len += 9;
+	lode_body_of(&w->b, key.ptr, key.len);
+	lode_body_of(&w->b, value.ptr, value.len);
+}
+LODE_API void lode_batch_put(lode_batch *w, lode_bytes key, lode_bytes value) { lode_batch_change(w, 1, key, value); }
+LODE_API void lode_batch_delete(lode_batch *w, lode_bytes key) { lode_batch_change(w, 2, key, (lode_bytes){NULL, 0}); }
+LODE_API uint32_t lode_batch_end(lode_batch *w) { return lode_operate(LODE_STATE, &w->b).status; }
+
+/* lode_state_list gives the keys that begin with prefix: the result's body, for
+ * lode_entry. ":more" is 1 if there are more after them. */
+LODE_API lode_result lode_state_list(const char *prefix, const char *start) {
+	lode_builder b = lode_verb("list");
+	lode_pair(&b, ":prefix", lode_text(prefix));
+	if (start) lode_pair(&b, ":start", lode_text(start));
+	return lode_operate(LODE_STATE, &b);
+}
+/* lode_entry takes the next key and value of a list's body; *at is 0 first. 0 at the end. */
+LODE_API int lode_entry(lode_bytes body, uint32_t *at, lode_bytes *key, lode_bytes *value) {
+	if (!*at) *at = 4;
+	if (body.len < *at || body.len - *at < 8) return 0;
+	uint32_t k = lode_u32(body.ptr + *at), v = lode_u32(body.ptr + *at + 4), rest = body.len - *at - 8;
+	if (k > rest || v > rest - k) return 0;
+	*key = (lode_bytes){body.ptr + *at + 8, k};
+	*value = (lode_bytes){key->ptr + k, v};
+	*at += 8 + k + v;
+	return 1;
+}
+
+/* Arguments below are JSON, a list if they are several: "[1,2]" with list = 1. */
+LODE_API void lode_arguments(lode_builder *b, const void *json, uint32_t len, int list) {
+	if (len) lode_pair(b, "content-type", lode_text(list ? "application/vnd.lode.args+json" : "application/json"));
+	lode_body_of(b, json, len);
+}
+/* lode_ask calls a method of an agent; lode_ask_start begins it, for lode_finish. */
+LODE_API int32_t lode_ask_start(const char *address, const char *method, const void *json, uint32_t len, int list) {
+	lode_builder b = lode_verb(method);
+	lode_pair(&b, ":address", lode_text(address));
+	lode_arguments(&b, json, len, list);
+	return lode_start(LODE_CALL, &b);
+}
+LODE_API lode_result lode_ask(const char *address, const char *method, const void *json, uint32_t len, int list) {
+	return lode_finish(lode_ask_start(address, method, json, len, list));
+}
+/* lode_tell sends an agent a message that nobody waits for. A status. */
+LODE_API uint32_t lode_tell(const char *address, const char *method, const void *json, uint32_t len, int list) {
+	lode_builder b = lode_verb(method);
+	lode_pair(&b, ":address", lode_text(address));
+	lode_arguments(&b, json, len, list);
+	return lode_operate(LODE_SEND, &b).status;
+}
+/* lode_timer runs a method of this agent after some milliseconds; lode_timer_clear
+ * removes the timer. A status. */
+LODE_API uint32_t lode_timer(const char *name, uint64_t after, const char *method, const void *json, uint32_t len, int list) {
+	char digits[20];
+	lode_builder b = lode_verb("set");
+	lode_pair(&b, ":name", lode_text(name));
+	lode_pair(&b, ":after", lode_digits(after, digits));
+	lode_pair(&b, ":call", lode_text(method));
+	lode_arguments(&b, json, len, list);
+	return lode_operate(LODE_TIMER, &b).status;
+}
+LODE_API uint32_t lode_timer_clear(const char *name) {
+	lode_builder b = lode_verb("clear");
+	lode_pair(&b, ":name", lode_text(name));
+	return lode_operate(LODE_TIMER, &b).status;
+}
+
+/* ---- exports ---- */
+typedef struct { const char *name; int (*run)(void); int read; } lode_method;
+typedef struct { const char *name; int (*run)(void); int (*merge)(void); int form; const lode_method *methods; } lode_export;
+enum { LODE_A_FUNCTION, LODE_A_JOB, LODE_A_KIND };
+
+#define LODE_FUNCTION(name, run) {name, run, NULL, LODE_A_FUNCTION, NULL},
+#define LODE_JOB(name, map, merge) {name, map, merge, LODE_A_JOB, NULL},
+/* A kind of agents and its methods; those of LODE_READ only read:
+ *
+ *     LODE_EXPORTS(LODE_KIND("counter", LODE_METHOD("add", add) LODE_READ("get", get)))
+ */
+#define LODE_KIND(name, ...) {name, NULL, NULL, LODE_A_KIND, (const lode_method[]){__VA_ARGS__ {NULL, NULL, 0}}},
+#define LODE_METHOD(name, run) {name, run, 0},
+#define LODE_READ(name, run) {name, run, 1},
+/* LODE_EXPORTS lists all handlers, jobs and kinds of the module, once. A job's merge is
  * NULL where a built-in reducer does it. */
 #define LODE_EXPORTS(...) \
 	static const lode_export lode_table[] = {__VA_ARGS__}; \
 	LODE_EXPORT("lode_invoke") int lode_invoke(void) { return lode_dispatch(lode_table, sizeof lode_table / sizeof *lode_table); } \
 	LODE_EXPORT("lode_describe") int lode_describe(void) { return lode_describe_table(lode_table, sizeof lode_table / sizeof *lode_table); }
 
+LODE_API int lode_dispatch_turn(const lode_export *t, uint32_t n) {
+	lode_bytes class = lode_header(":class"), verb = lode_method_name();
+	for (uint32_t i = 0; i < n; i++) {
+		if (t[i].form != LODE_A_KIND || (class.len && !lode_same(class, t[i].name))) continue;
+		for (const lode_method *m = t[i].methods; m->name; m++)
+			if (lode_same(verb, m->name)) return m->run();
+		return lode_refuse(404, "not_found", "the kind has no method of that name");
+	}
+	return lode_error("NoHandler", "this module has no kind of agents of that name");
+}
+
 LODE_API int lode_dispatch(const lode_export *t, uint32_t n) {
+	lode_seen_count = 0;
+	lode_forget(); /* of the turn before; in a clean sandbox there is nothing */
 	if (lode_load()) return lode_error("Protocol", "the request's head does not decode");
-	int merge = lode_same(lode_header(":kind"), "merge"), job = merge || lode_same(lode_header(":kind"), "job");
+	lode_bytes kind = lode_header(":kind");
+	if (lode_same(kind, "agent")) return lode_dispatch_turn(t, n);
+	int merge = lode_same(kind, "merge"), job = merge || lode_same(kind, "job");
 	for (int pass = job; pass >= 0; pass--) { /* a function may serve as a job's map */
 		for (uint32_t i = 0; i < n; i++) {
-			if (t[i].job != pass || !lode_same(lode_header(":handler"), t[i].name)) continue;
+			if (t[i].form != pass || !lode_same(lode_header(":handler"), t[i].name)) continue;
 			if (!merge) return t[i].run();
 			if (t[i].merge) return t[i].merge();
 		}
@@ -384,25 +621,50 @@ LODE_API int lode_dispatch(const lode_export *t, uint32_t n) {
 	return lode_error("NoHandler", "this module has no handler of that name");
 }
 
+#define LODE_ADD(s) lode_body_of(b, s, lode_length(s))
+/* lode_describe_methods lists the methods of a kind, or those that only read. */
+LODE_API void lode_describe_methods(lode_builder *b, const lode_method *m, int read) {
+	LODE_ADD(read ? ",\"read\":[" : "\",\"methods\":[");
+	for (int first = 1; m->name; m++) {
+		if (read && !m->read) continue;
+		LODE_ADD(first ? "\"" : ",\"");
+		LODE_ADD(m->name);
+		LODE_ADD("\"");
+		first = 0;
+	}
+	LODE_ADD("]");
+}
+
+LODE_API void lode_describe_entry(lode_builder *b, const lode_export *e) {
+	switch (e->form) {
+	case LODE_A_FUNCTION: LODE_ADD("\",\"triggers\":[\"http\",\"call\",\"schedule\",\"queue\"]}"); break;
+	case LODE_A_JOB: LODE_ADD(e->merge ? "\",\"reduce\":\"guest\"}" : "\"}"); break;
+	case LODE_A_KIND:
+		lode_describe_methods(b, e->methods, 0);
+		lode_describe_methods(b, e->methods, 1);
+		LODE_ADD("}");
+	}
+}
+
 LODE_API int lode_describe_table(const lode_export *t, uint32_t n) {
-	lode_builder b = {NULL, 0, 0};
-#define LODE_ADD(s) lode_body_of(&b, s, lode_length(s))
+	static const char *const lists[] = {",\"functions\":[", ",\"jobs\":[", ",\"kinds\":["};
+	lode_builder built = {NULL, 0, 0}, *b = &built;
 	LODE_ADD("{\"sdk\":\"c 1\",\"abi\":1");
-	for (int job = 0; job < 2; job++) {
-		LODE_ADD(job ? ",\"jobs\":[" : ",\"functions\":[");
+	for (int form = LODE_A_FUNCTION; form <= LODE_A_KIND; form++) {
 		int first = 1;
 		for (uint32_t i = 0; i < n; i++) {
-			if (t[i].job != job) continue;
-			LODE_ADD(first ? "{\"name\":\"" : ",{\"name\":\"");
+			if (t[i].form != form) continue;
+			LODE_ADD(first ? lists[form] : ",");
+			LODE_ADD("{\"name\":\"");
 			LODE_ADD(t[i].name);
-			LODE_ADD(job ? (t[i].merge ? "\",\"reduce\":\"guest\"}" : "\"}") : "\",\"triggers\":[\"http\",\"call\",\"schedule\",\"queue\"]}");
+			lode_describe_entry(b, &t[i]);
 			first = 0;
 		}
-		LODE_ADD("]");
+		if (!first) LODE_ADD("]");
 	}
 	LODE_ADD("}");
-#undef LODE_ADD
-	return lode_send(b.ptr, b.len);
+	return lode_send(b->ptr, b->len);
 }
+#undef LODE_ADD
 
 #endif
