@@ -94,6 +94,9 @@ func (c *channel) deliver() {
 		}
 		var r receipt
 		if err == nil {
+			err = c.p.s.reached(pointDelivery)
+		}
+		if err == nil {
 			r, err = c.p.s.deliver(c.p.ctx, c.p.id, c.to, mark, ls)
 		}
 		if k := lode.KindOf(err); k == lode.NotFound || k == lode.Gone {

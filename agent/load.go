@@ -23,6 +23,9 @@ type kept struct {
 // lacks, from the journals that their bases name, and from the snapshots that
 // these name.
 func (s *Service) load(ctx context.Context, claims []owner.Claim) ([]owner.Loaded, error) {
+	if err := s.reached(pointLoad); err != nil {
+		return nil, err
+	}
 	l := &loader{s: s, ctx: ctx, logs: map[lode.NodeID]*logPart{}}
 	for _, c := range claims {
 		if err := l.want(c.Partition, c.Base); err != nil {
@@ -40,7 +43,7 @@ func (s *Service) load(ctx context.Context, claims []owner.Claim) ([]owner.Loade
 		s.held[c.Partition] = kept{manifest: d.Manifest}
 		s.mu.Unlock()
 	}
-	return out, nil
+	return out, s.reached(pointLoaded)
 }
 
 // loader reads each journal once for many partitions.

@@ -45,6 +45,8 @@ type Config struct {
 	Idle   time.Duration // that an agent stays in memory without a message; 0: 60 s
 	Trim   int64         // bytes of journal at which snapshots are taken; 0: 64 MiB
 	Logger *slog.Logger  // nil: slog.Default
+
+	probe probe
 }
 
 // Service is a node's agents. All methods may be called at the same time.
@@ -108,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.owners, err = owner.Open(ctx, owner.Config{Self: cfg.Self, Bus: cfg.Bus, Alive: cfg.Alive, Nodes: cfg.Nodes, Eligible: cfg.Eligible, Alone: cfg.Alone,
-		Journal: (*journals)(s), Hooks: (*hooks)(s), Logger: cfg.Logger})
+		Journal: (*journals)(s), Hooks: (*hooks)(s), Logger: cfg.Logger, LeaseTTL: cfg.probe.lease, Detect: cfg.probe.detect})
 	if err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
@@ -281,7 +283,7 @@ func (h *hooks) Stop(ctx context.Context, id journal.Partition) error {
 		s.reopen(p)
 		return err
 	}
-	return nil
+	return s.reached(pointStopped)
 }
 
 // reopen has a partition go on whose move was called off.
@@ -301,6 +303,7 @@ func (h *hooks) Gone(id journal.Partition, _ uint64, _ lode.NodeID) {
 	defer s.mu.Unlock()
 	s.change(func(m map[journal.Partition]*partition) { delete(m, id) })
 	delete(s.takes, id)
+	s.reached(pointGone)
 }
 
 // Ended implements owner.Hooks.
@@ -335,7 +338,7 @@ var _ owner.Journal = (*journals)(nil)
 func (j *journals) Begin(log *bus.Log, incarnation string) {
 	s := (*Service)(j)
 	t := &term{incarnation: incarnation, log: log}
-	t.w = journal.NewWriter(log, func(pos uint64, es []*journal.Entry) error { return s.apply(t, pos, es) }, s.refused, func(err error) {
+	t.w = journal.NewWriter(s.wrapped(log), func(pos uint64, es []*journal.Entry) error { return s.apply(t, pos, es) }, s.refused, func(err error) {
 		if lode.KindOf(err) == lode.Conflict {
 			s.owners.Fenced(incarnation)
 			return
@@ -385,9 +388,15 @@ func (s *Service) apply(t *term, pos uint64, es []*journal.Entry) error {
 	t.bytes.Add(size)
 	s.counts.messages.Add(1)
 	s.counts.entries.Add(uint64(len(es)))
+	if err := s.reached(pointApply); err != nil {
+		return err
+	}
 	for try := 0; ; try++ {
 		err := s.db.Apply(s.cfg.Self, pos, list)
-		if err == nil || s.ctx.Err() != nil || try == 100 {
+		if err == nil {
+			return s.reached(pointApplied)
+		}
+		if s.ctx.Err() != nil || try == 100 {
 			return err
 		}
 		s.log().Warn("the local state of agents cannot be written", "err", err)

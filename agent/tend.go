@@ -76,11 +76,14 @@ func (s *Service) trim(ctx context.Context, t *term) error {
 	if floor == math.MaxUint64 || floor <= t.floor {
 		return nil
 	}
+	if err := s.reached(pointTrim); err != nil {
+		return err
+	}
 	if err := t.log.Trim(ctx, floor); err != nil {
 		return err
 	}
 	t.floor = floor
-	return nil
+	return s.reached(pointTrimmed)
 }
 
 // snapshot saves a partition, unless nothing has changed since it was saved,
@@ -101,6 +104,9 @@ func (s *Service) snapshot(ctx context.Context, t *term, p *partition) error {
 	}
 	manifest := k.manifest
 	if manifest.IsZero() || k.journal != s.cfg.Self || p.last.Load() > k.from {
+		if err := s.reached(pointSave); err != nil {
+			return err
+		}
 		manifest, _, err = p.part.Save(ctx, s.cfg.Blobs, k.manifest, state.Mark{Epoch: p.epoch, Journal: s.cfg.Self, Pos: pos})
 		if lode.KindOf(err) == lode.Conflict {
 			return nil // it is being moved
@@ -109,9 +115,15 @@ func (s *Service) snapshot(ctx context.Context, t *term, p *partition) error {
 			return err
 		}
 	}
+	if err := s.reached(pointSaved); err != nil {
+		return err
+	}
 	done := make(chan error, 1)
 	t.w.Append(&journal.Entry{Op: journal.Snap, Epoch: p.epoch, Partition: p.id, Manifest: manifest, Covers: pos}, func(_ uint64, err error) { done <- err })
 	if err := <-done; err != nil {
+		return err
+	}
+	if err := s.reached(pointSnapped); err != nil {
 		return err
 	}
 	n := kept{manifest: manifest, from: pos, settled: k.settled && k.journal == s.cfg.Self, journal: s.cfg.Self}
@@ -125,7 +137,7 @@ func (s *Service) snapshot(ctx context.Context, t *term, p *partition) error {
 	s.mu.Lock()
 	s.held[p.id] = n
 	s.mu.Unlock()
-	return nil
+	return s.reached(pointSettled)
 }
 
 // Manifests are the newest snapshots of the partitions that this node has, which

@@ -227,7 +227,7 @@ func (p *partition) failed(a *activation, m *message, err error) {
 		p.edit(a.key, m, "", func(t *turn) error { return t.bury(x.l, err) }, x)
 		return
 	}
-	time.AfterFunc(backoff(max(x.tries, 1)), func() {
+	time.AfterFunc(p.s.backoff(max(x.tries, 1)), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.open {
@@ -243,7 +243,7 @@ func (p *partition) failedTimer(a *activation, m *message, why error, counts boo
 	if counts {
 		tm.Fails++
 	}
-	tm.Due = (p.s.now() + backoff(max(tm.Fails, 1)).Milliseconds()) * 1000
+	tm.Due = (p.s.now() + p.s.backoff(max(tm.Fails, 1)).Milliseconds()) * 1000
 	tm.Why = why.Error()
 	p.edit(a.key, m, "retry of "+m.timer, func(t *turn) error {
 		now, ok, err := t.timer(m.timer)

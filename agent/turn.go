@@ -137,7 +137,7 @@ func (t *turn) spill(ctx context.Context) error {
 		w.value, w.big = state.EncodeBlob(d, int64(len(w.big))), nil
 		t.writes[k] = w
 	}
-	return nil
+	return t.p.s.reached(pointSpilled)
 }
 
 // record is a turn on its way through the journal.
