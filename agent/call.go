@@ -161,7 +161,7 @@ func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, erro
 
 // again reports whether a call may be made again after err, with the same id.
 func again(err error) bool {
-	return isMoved(err) || errors.Is(err, link.ErrNotSent) || errors.Is(err, link.ErrRefused) || errors.Is(err, link.ErrLost)
+	return isMoved(err) || isUnsure(err) || errors.Is(err, link.ErrNotSent) || errors.Is(err, link.ErrRefused) || errors.Is(err, link.ErrLost)
 }
 
 // attempt asks whoever has the partition, once.

@@ -76,6 +76,12 @@ type moved struct{ to lode.NodeID }
 
 func (m *moved) Error() string { return "the agent is on another node" }
 
+// unsure says that a turn was written down, and that this node does not know
+// what became of it: whoever has the agent next knows by the turn's id.
+type unsure struct{ err error }
+
+func (u *unsure) Error() string { return "the outcome of the turn is not known here: " + u.err.Error() }
+
 // mailbox is a line of messages.
 type mailbox struct {
 	head, tail *message

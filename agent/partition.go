@@ -516,6 +516,7 @@ func (p *partition) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gen++
+	p.w.Withdraw(p.id)
 	for _, a := range p.agents {
 		a.over, a.cut, a.sandbox, a.known, a.sizes = nil, 0, 0, false, nil
 	}
@@ -602,6 +603,12 @@ func (a *activation) atRest() bool {
 
 // active lists the agents in memory; p.mu is held.
 func (p *partition) active() map[string]*activation { return maps.Clone(p.agents) }
+
+// isUnsure reports whether err says that a turn may have taken effect.
+func isUnsure(err error) bool {
+	_, ok := errors.AsType[*unsure](err)
+	return ok
+}
 
 // isMoved reports whether err says that the agent is elsewhere.
 func isMoved(err error) bool {

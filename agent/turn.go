@@ -459,6 +459,9 @@ func (p *partition) acked(r *record, err error) {
 			a.tail = nil
 		}
 	}
+	if k := lode.KindOf(err); err != nil && k != lode.Full && k != lode.TooLarge {
+		err = &unsure{err}
+	}
 	if err == nil {
 		p.took(r)
 	} else if r.letter != nil {

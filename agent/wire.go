@@ -29,8 +29,9 @@ const (
 	askDeliver = 3
 	askEvents  = 4
 
-	resultDone  = 0
-	resultMoved = 1
+	resultDone   = 0
+	resultMoved  = 1 // nothing happened here
+	resultUnsure = 2 // it may have
 )
 
 // ask asks another node.
@@ -86,9 +87,13 @@ func result(head []byte) (*dec, error) {
 		return d, nil
 	case resultMoved:
 		return nil, &moved{}
+	case resultUnsure:
+		return nil, &unsure{errElsewhere}
 	}
 	return nil, lode.Errorf(lode.Internal, "an answer about an agent has a result that is not known")
 }
+
+var errElsewhere = lode.Errorf(lode.Unavailable, "the node that had the agent has lost it")
 
 // HandleRemote answers what another node asks. node makes it the handler of
 // LinkMethod.
@@ -106,9 +111,11 @@ func (s *Service) HandleRemote(ctx context.Context, in *link.Incoming) error {
 }
 
 // replyMoved says that nothing happened here.
-func replyMoved(in *link.Incoming) error {
+func replyMoved(in *link.Incoming) error { return replyOnly(in, resultMoved) }
+
+func replyOnly(in *link.Incoming, result uint64) error {
 	e := newEnc(2)
-	e.u(resultMoved)
+	e.u(result)
 	return in.Reply(e.b, nil)
 }
 
@@ -160,6 +167,9 @@ func (s *Service) serveCall(ctx context.Context, in *link.Incoming) error {
 	r, err := s.answer(p.do(ctx, m))(m)
 	if isMoved(err) {
 		return replyMoved(in)
+	}
+	if isUnsure(err) {
+		return replyOnly(in, resultUnsure)
 	}
 	if err != nil {
 		return err

@@ -94,7 +94,7 @@ func (a *attempt) runTurn(ctx context.Context) error {
 
 // Placed tells the guest whether what it holds of the agent is its state.
 func (a *attempt) Placed(inv *engine.Invocation, same bool) {
-	if same {
+	if same && a.rev.Function.Reuse { // else it is as clean as any other
 		inv.Head = engine.AddPair(inv.Head, ":warm", "1")
 	}
 }

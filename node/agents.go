@@ -11,6 +11,7 @@ import (
 
 	"lode"
 	"lode/agent"
+	"lode/agent/journal"
 	"lode/engine"
 	"lode/gateway"
 	"lode/invoke"
@@ -35,6 +36,19 @@ func (n *Node) openAgents(ctx context.Context) (err error) {
 	})
 	close(n.agentsOpen)
 	return nil
+}
+
+// Agents are this node's agents, for callers in its own process.
+func (n *Node) Agents() *agent.Service { return n.agents }
+
+// AgentNode names the node that has an agent, as far as this one knows.
+func (n *Node) AgentNode(ns lode.Namespace, kind lode.Name, key string) (lode.NodeID, bool) {
+	rev, err := n.catalog.ResolveAgent(ns, kind)
+	if err != nil {
+		return "", false
+	}
+	o, ok := n.agents.Owners().Lookup(journal.Partition{Namespace: ns, Kind: kind, N: lode.PartitionOf(key, rev.Function.Agent.Partitions)})
+	return o.Node, ok
 }
 
 // hosts reports whether a node may be given agents now.

@@ -1,0 +1,39 @@
+// A counter for bench agents: it keeps one number, and echoes.
+package main
+
+import (
+	"context"
+
+	"lode/sdk/go"
+)
+
+type Counter struct{ N int }
+
+// Add adds to the counter and returns what it is then.
+func (c *Counter) Add(_ context.Context, n int) (int, error) {
+	c.N += n
+	return c.N, nil
+}
+
+// Get is what the counter is.
+func (c *Counter) Get(context.Context) (int, error) { return c.N, nil }
+
+// Echo gives back what it got.
+func (c *Counter) Echo(_ context.Context, b []byte) ([]byte, error) { return b, nil }
+
+// Ask has another agent echo b so often.
+func (c *Counter) Ask(ctx context.Context, to string, n int, b string) (int, error) {
+	for range n {
+		if _, err := lode.Call[string](ctx, to, "say", b); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+// Say gives back a text.
+func (c *Counter) Say(_ context.Context, s string) (string, error) { return s, nil }
+
+func main() {
+	lode.Agent("counter", func(string) *Counter { return &Counter{} }, "Get", "Echo", "Say", "Ask")
+}
