@@ -382,7 +382,7 @@ export class Room extends Agent {
 
 // FuzzAgentValues reads what other programs may have left in the store.
 func FuzzAgentValues(f *testing.F) {
-	for _, s := range []string{"", "1", "\x01", "\x02ab", "\x01{}", `{"$":5}`, `{"$":["map",[1]]}`, `["view","__proto__","AQ=="]`, "\xff"} {
+	for _, s := range []string{"", "1", "\x01", "\x02ab", "\x01{}", "\x01{\"$\":5}", `{"$":["map",[1]]}`, `["view","__proto__","AQ=="]`, "\xff"} {
 		f.Add([]byte(s))
 		f.Add([]byte("\x01" + s))
 		f.Add([]byte("\x01{\"$\":" + s + "}"))
