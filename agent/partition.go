@@ -517,6 +517,7 @@ func (p *partition) reset() {
 	defer p.mu.Unlock()
 	p.gen++
 	p.w.Withdraw(p.id)
+	p.w.Withdraw(p.id)
 	for _, a := range p.agents {
 		a.over, a.cut, a.sandbox, a.known, a.sizes = nil, 0, 0, false, nil
 	}

@@ -339,11 +339,10 @@ func (j *journals) Begin(log *bus.Log, incarnation string) {
 	s := (*Service)(j)
 	t := &term{incarnation: incarnation, log: log}
 	t.w = journal.NewWriter(s.wrapped(log), func(pos uint64, es []*journal.Entry) error { return s.apply(t, pos, es) }, s.refused, func(err error) {
-		if lode.KindOf(err) == lode.Conflict {
-			s.owners.Fenced(incarnation)
-			return
+		if lode.KindOf(err) != lode.Conflict {
+			s.log().Error("the journal of this node's agents has ended: it is opened again", "err", err)
 		}
-		s.log().Error("the journal of this node's agents has ended", "err", err)
+		s.owners.Fenced(incarnation)
 	})
 	s.mu.Lock()
 	s.term = t

@@ -31,9 +31,9 @@ type Applier func(pos uint64, entries []*Entry) error
 //
 //	open -> ended   the log was taken by another writer, or Close was called
 //
-// A message that is refused because there is no room fails, and with it
-// everything that was appended before the refusal was known: it may rest on
-// what is lost. Refused is called then.
+// A message that is refused because there is no room fails. Refused is called
+// then, and nothing is written before it has returned: what was appended behind
+// that message and rests on what is lost must be withdrawn there.
 type Writer struct {
 	log     Log
 	apply   Applier
@@ -48,7 +48,8 @@ type Writer struct {
 	mu      sync.Mutex
 	items   []item
 	spare   []item
-	bytes   int // of items
+	bytes   int    // of items
+	gone    []item // withdrawn, and not yet told
 	err     error
 	written uint64 // messages
 	entries uint64
@@ -61,9 +62,10 @@ type item struct {
 }
 
 type batch struct {
-	pos   uint64
-	items []item
-	err   error
+	pos     uint64
+	items   []item
+	err     error
+	settled chan struct{} // refused: closed when what rests on it was withdrawn
 }
 
 // NewWriter begins to write to log. apply, refused and ended must not wait for
@@ -78,13 +80,14 @@ func NewWriter(log Log, apply Applier, refused, ended func(error)) *Writer {
 
 // Append writes e down, and calls done when it is durable and applied, or when
 // that is known to have failed: Conflict, Full, TooLarge; Unavailable at
-// Close, when the outcome is not known. done is called in the order of
-// appends, must not block, and may be nil. e must not be changed afterwards.
+// Close, when the outcome is not known. done is called by another goroutine,
+// in the order of appends unless it fails at once; it must not block, and may
+// be nil. e must not be changed afterwards.
 func (w *Writer) Append(e *Entry, done func(pos uint64, err error)) {
 	b := e.Append(make([]byte, 0, 256))
 	if len(b) > MaxEntry {
 		if done != nil {
-			done(0, lode.Errorf(lode.TooLarge, "a turn changes %d bytes; at most %d", len(b), MaxEntry).
+			go done(0, lode.Errorf(lode.TooLarge, "a turn changes %d bytes; at most %d", len(b), MaxEntry).
 				WithHint("write less in one turn, or values over 64 KiB, which are kept apart"))
 		}
 		return
@@ -101,7 +104,7 @@ func (w *Writer) add(i item) {
 	if err := w.err; err != nil {
 		w.mu.Unlock()
 		if i.done != nil {
-			i.done(0, err)
+			go i.done(0, err) // who appends may hold what done needs
 		}
 		return
 	}
@@ -179,7 +182,9 @@ func (w *Writer) commits() {
 		case err == nil:
 			w.batches <- batch{pos: pos, items: items}
 		case kind == lode.Full || kind == lode.TooLarge:
-			w.batches <- batch{items: append(items, w.rest()...), err: err}
+			settled := make(chan struct{})
+			w.batches <- batch{items: items, err: err, settled: settled}
+			<-settled
 		default:
 			w.batches <- batch{items: items, err: err}
 			w.fail(err)
@@ -189,6 +194,35 @@ func (w *Writer) commits() {
 			return
 		}
 	}
+}
+
+// Withdraw takes back the turns and notes of a partition that are not on their
+// way: they fail with the refusal that is being dealt with. It may be called in
+// refused only, by whoever keeps others from appending to the partition
+// meanwhile.
+func (w *Writer) Withdraw(p Partition) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kept := w.items[:0]
+	for _, i := range w.items {
+		if i.e != nil && i.e.Partition == p && (i.e.Op == Turn || i.e.Op == Note) {
+			w.gone = append(w.gone, i)
+			w.bytes -= len(i.b)
+			continue
+		}
+		kept = append(kept, i)
+	}
+	clear(w.items[len(kept):])
+	w.items = kept
+}
+
+// withdrawn takes what was withdrawn.
+func (w *Writer) withdrawn() []item {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := w.gone
+	w.gone = nil
+	return out
 }
 
 // rest takes everything that was appended so far.
@@ -241,12 +275,21 @@ func (w *Writer) applies() {
 		} else if k := lode.KindOf(err); broken == nil && (k == lode.Full || k == lode.TooLarge) {
 			w.refused(err)
 		}
-		for i := range b.items {
-			if d := b.items[i].done; d != nil {
-				d(b.pos, err)
-			}
+		tell(b.items, b.pos, err)
+		if b.settled != nil {
+			tell(w.withdrawn(), 0, err)
+			close(b.settled)
 		}
 		w.recycle(b.items, len(es), err == nil)
+	}
+}
+
+// tell calls those who wait for items.
+func tell(items []item, pos uint64, err error) {
+	for i := range items {
+		if d := items[i].done; d != nil {
+			d(pos, err)
+		}
 	}
 }
 
