@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"context"
 	"iter"
 	"maps"
 	"slices"
@@ -93,18 +94,73 @@ func (c *Catalog) KindStates() []KindState {
 	var out []KindState
 	for _, ns := range slices.Sorted(maps.Keys(snap.spaces)) {
 		for _, app := range snap.spaces[ns].apps {
-			for name, n := range app.Names {
-				if !n.keepsState(now) {
-					continue
-				}
-				s := KindState{Namespace: ns, Name: name, Partitions: n.Partitions, Born: n.Born}
-				if !n.live() {
-					s.Until = n.Removed.Add(keepFor)
-				}
-				out = append(out, s)
-			}
+			out = app.kindStates(out, now)
 		}
 	}
+	return sortStates(out)
+}
+
+// StoredKindStates is KindStates as it is stored, not as this catalog has heard
+// of it: nothing that was changed before the call is missing.
+func (c *Catalog) StoredKindStates(ctx context.Context) ([]KindState, error) {
+	head, ok, err := c.apps.Get(ctx, headKey) // first: its app's own record may be older
+	if err != nil || !ok {
+		return nil, err
+	}
+	all, err := c.apps.List(ctx, "app/")
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]*appRecord{}
+	for _, e := range append(all, head) {
+		r, err := decodeApp(e.Value)
+		if err != nil {
+			return nil, lode.Errorf(lode.KindOf(err), "record %s: %w", e.Key, err)
+		}
+		if key := appKey(r.Namespace, r.App); newest[key] == nil || newest[key].Gen < r.Gen {
+			newest[key] = r
+		}
+	}
+	var out []KindState
+	for _, r := range newest {
+		out = r.kindStates(out, c.cfg.Now())
+	}
+	return sortStates(out), nil
+}
+
+// KindState is the state of one kind; false: there is none to be kept.
+func (c *Catalog) KindState(ns lode.Namespace, kind lode.Name) (KindState, bool) {
+	s := c.snap.Load().spaces[ns]
+	if s == nil {
+		return KindState{}, false
+	}
+	for _, app := range s.apps {
+		if n := app.Names[kind]; n != nil && n.keepsState(c.cfg.Now()) {
+			return app.kindState(kind, n), true
+		}
+	}
+	return KindState{}, false
+}
+
+// kindStates adds the states of an app's kinds.
+func (r *appRecord) kindStates(to []KindState, now time.Time) []KindState {
+	for name, n := range r.Names {
+		if n.keepsState(now) {
+			to = append(to, r.kindState(name, n))
+		}
+	}
+	return to
+}
+
+func (r *appRecord) kindState(name lode.Name, n *nameRecord) KindState {
+	s := KindState{Namespace: r.Namespace, Name: name, Partitions: n.Partitions, Born: n.Born}
+	if !n.live() {
+		s.Until = n.Removed.Add(keepFor)
+	}
+	return s
+}
+
+func sortStates(out []KindState) []KindState {
 	slices.SortFunc(out, func(a, b KindState) int {
 		return strings.Compare(string(a.Namespace)+"/"+string(a.Name), string(b.Namespace)+"/"+string(b.Name))
 	})
