@@ -162,9 +162,9 @@ func crashCopy(t *testing.T, dir string) string {
 // be read, and when there is room again it goes on, at worst once it was
 // opened again.
 func TestFullDisk(t *testing.T) {
-	dir := tinyDisk(t, 12<<20)
+	dir := tinyDisk(t, 24<<20)
 	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 6<<20), 0o600); err != nil {
+	if err := os.WriteFile(ballast, make([]byte, 18<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := state.Config{Memtable: 512 << 10, SaveRate: -1}

@@ -1,6 +1,18 @@
 package state
 
-import "testing"
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"lode"
+	"lode/agent/journal"
+)
 
 // What the tests of the package look at.
 var (
@@ -115,5 +127,57 @@ func TestDirt(t *testing.T) {
 	d.touchRange([]byte("a"), nil)
 	if !d.marks[0] {
 		t.Error("nothing is dirty")
+	}
+}
+
+// TestNoList: when the database cannot write its list of files, changes are
+// refused, reads and Close work, and what is opened then is what was at some
+// position.
+func TestNoList(t *testing.T) {
+	for name, op := range map[string]errorfs.OpKind{"write": errorfs.OpFileWrite, "sync": errorfs.OpFileSync} {
+		t.Run(name, func(t *testing.T) {
+			var broken atomic.Bool
+			fs := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(o errorfs.Op) error {
+				if broken.Load() && o.Kind == op && strings.Contains(o.Path, "MANIFEST") {
+					return syscall.ENOSPC
+				}
+				return nil
+			}))
+			dir, p := t.TempDir(), journal.Partition{Namespace: "default", Kind: "cart"}
+			d, err := Open(dir, Config{fs: fs})
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := func(pos uint64) error {
+				return d.Apply("n1", pos, []Applied{{p, 1, []journal.Change{{Kind: journal.Set, Key: []byte("pos"), Value: fmt.Append(nil, pos)}}}})
+			}
+			for _, step := range []func() error{func() error { return next(1) }, d.flush, func() error { return next(2) }} {
+				if err := step(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			broken.Store(true)
+			for _, step := range []func() error{d.flush, func() error { return next(3) }} {
+				if err := step(); lode.KindOf(err) != lode.Full {
+					t.Fatal(err)
+				}
+			}
+			if v, ok, err := d.Part(p).Get([]byte("pos")); string(v) != "2" || !ok || err != nil {
+				t.Errorf("%q %t %v", v, ok, err)
+			}
+			if err := d.Close(); lode.KindOf(err) != lode.Full {
+				t.Error(err)
+			}
+			d, err = Open(dir, Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			n, err := d.Applied("n1")
+			v, _, err2 := d.Part(p).Get([]byte("pos"))
+			if n < 1 || n > 2 || string(v) != fmt.Sprint(n) || err != nil || err2 != nil {
+				t.Errorf("applied %d, value %q: %v %v", n, v, err, err2)
+			}
+		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // waiting is how many full memtables may wait for the disk, and how deep the
@@ -21,7 +20,7 @@ const (
 // disk: what it loses in a crash is read again from journals.
 func options(c Config, cache *pebble.Cache, d *DB) *pebble.Options {
 	o := &pebble.Options{
-		FS:                          patientFS{vfs.Default, d.health},
+		FS:                          patientFS{c.fs, d.health},
 		Cache:                       cache,
 		DisableWAL:                  true,
 		FormatMajorVersion:          pebble.FormatTableFormatV6,

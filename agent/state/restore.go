@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -63,22 +64,14 @@ func (p *Part) Restore(ctx context.Context, b Blobs, manifest lode.Digest) error
 
 // build writes the files of the partition.
 func (p *Part) build(ctx context.Context, b Blobs, m *Manifest, t *tables) error {
-	for i := range m.Segments {
-		seg := &m.Segments[i]
-		raw, err := get(ctx, b, seg.Digest)
-		if err == nil {
-			var next []byte
-			if i+1 < len(m.Segments) {
-				next = m.Segments[i+1].First
-			}
-			err = p.rows(raw, seg, next, t)
+	if err := fetch(ctx, b, m.Segments, func(i int, raw []byte) error {
+		var next []byte
+		if i+1 < len(m.Segments) {
+			next = m.Segments[i+1].First
 		}
-		if err != nil {
-			return named(err, fmt.Sprintf("segment %d of %d (blob %s)", i, len(m.Segments), seg.Digest))
-		}
-		if err := p.d.pace(ctx, seg.Bytes); err != nil {
-			return err
-		}
+		return p.rows(raw, &m.Segments[i], next, t)
+	}); err != nil {
+		return err
 	}
 	if err := t.roll(); err != nil {
 		return err
@@ -87,6 +80,40 @@ func (p *Part) build(ctx context.Context, b Blobs, m *Manifest, t *tables) error
 		return err
 	}
 	return t.roll()
+}
+
+// ahead is how many segments are fetched at once: who restores is waited for.
+const ahead = 4
+
+// fetch calls use for every segment in order, and gets the next ones meanwhile.
+func fetch(ctx context.Context, b Blobs, segs []Segment, use func(i int, raw []byte) error) error {
+	type got struct {
+		raw []byte
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var under sync.WaitGroup
+	defer under.Wait()
+	defer cancel()
+	coming := make([]chan got, 0, len(segs))
+	for i := range segs {
+		for n := len(coming); n < min(len(segs), i+ahead); n++ {
+			c := make(chan got, 1)
+			coming = append(coming, c)
+			under.Go(func() {
+				raw, err := get(ctx, b, segs[n].Digest)
+				c <- got{raw, err}
+			})
+		}
+		g := <-coming[i]
+		if g.err == nil {
+			g.err = use(i, g.raw)
+		}
+		if g.err != nil {
+			return named(g.err, fmt.Sprintf("segment %d of %d (blob %s)", i, len(segs), segs[i].Digest))
+		}
+	}
+	return nil
 }
 
 // rows writes the rows of one segment.

@@ -106,11 +106,11 @@ func checkManifest(t *testing.T, m *state.Manifest, want model) {
 // again or swept, what is restored is what was saved; a Save that knows what
 // has changed makes the same snapshot as one that does not.
 func TestSaveRestore(t *testing.T) {
-	rounds := 12
+	rounds := 6
 	if long() {
 		rounds = 200
 	}
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			dir, b, want := t.TempDir(), newMem(), model{}
@@ -250,7 +250,7 @@ func TestSaveMeanwhile(t *testing.T) {
 	defer func() { stop(); done.Wait() }()
 	want, at := model{}, uint64(0)
 	var prev lode.Digest
-	for range 6 {
+	for range 4 {
 		mu.Lock()
 		covers := pos
 		mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/time/rate"
 
 	"lode"
@@ -21,8 +22,10 @@ import (
 type Config struct {
 	Cache    int64 // bytes of memory for blocks that were read, 32 MiB
 	Memtable int64 // bytes of changes before they are written to disk, 8 MiB; up to three such are in memory
-	SaveRate int64 // bytes of state a second that all Saves together read and write, 64 MiB; < 0: no limit
+	SaveRate int64 // bytes of segments a second that all Saves together make, 64 MiB; < 0: no limit
 	Logger   *slog.Logger
+
+	fs vfs.FS // the files, for tests that break them
 }
 
 // DB holds the partitions of one node. Its methods may be called from many
@@ -98,6 +101,9 @@ func (c Config) filled() Config {
 	}
 	if c.SaveRate == 0 {
 		c.SaveRate = 64 << 20
+	}
+	if c.fs == nil {
+		c.fs = vfs.Default
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -293,6 +293,7 @@ func TestDamagedFiles(t *testing.T) {
 		pattern string
 		do      func(b []byte) []byte
 	}{
+		{"*.sst", nil},
 		{"*.sst", func(b []byte) []byte { return nil }},
 		{"*.sst", func(b []byte) []byte { return b[:len(b)/2] }},
 		{"*.sst", func(b []byte) []byte { b[100] ^= 0xff; return b }},
@@ -313,6 +314,12 @@ func TestDamagedFiles(t *testing.T) {
 				t.Fatal(names, err)
 			}
 			for _, name := range names {
+				if c.do == nil {
+					if err := os.Remove(name); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
 				b, err := os.ReadFile(name)
 				if err == nil {
 					err = os.WriteFile(name, c.do(b), 0o600)
