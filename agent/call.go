@@ -43,9 +43,7 @@ func (s *Service) Call(ctx context.Context, c *lode.AgentCall) (*lode.AgentReply
 	if err != nil {
 		return nil, err
 	}
-	deadline := m.deadline(s.started())
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
+	m.until = m.deadline(s.started())
 	return s.route(ctx, m)
 }
 
@@ -60,8 +58,7 @@ func (s *Service) Post(ctx context.Context, c *lode.AgentCall) (string, error) {
 		return "", lode.Errorf(lode.Invalid, "%s only reads: nobody would learn what it says", c.Method)
 	}
 	m.later(s.now()*1000 + c.Delay.Microseconds())
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
+	m.until = s.started().Add(30 * time.Second)
 	if _, err := s.route(ctx, m); err != nil {
 		return "", err
 	}
@@ -148,7 +145,7 @@ func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, erro
 		m = &n
 		m.fresh = m.fresh && !maybe
 		sleep(ctx, min(retryPause<<min(try, 4), 200*time.Millisecond))
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && s.started().Before(m.until) {
 			continue
 		}
 		if maybe {
@@ -166,6 +163,12 @@ func again(err error) bool {
 
 // attempt asks whoever has the partition, once.
 func (s *Service) attempt(ctx context.Context, id journal.Partition, m *message, try int) (*lode.AgentReply, error) {
+	if p := s.partition(id); p != nil { // the way of most calls: no look-up, no context
+		out, err := p.do(ctx, m)
+		return s.answer(m, out, err)
+	}
+	ctx, cancel := context.WithDeadline(ctx, m.until)
+	defer cancel()
 	node, err := s.find(ctx, id, try)
 	if err != nil {
 		return nil, err
@@ -177,7 +180,8 @@ func (s *Service) attempt(ctx context.Context, id journal.Partition, m *message,
 	if p == nil {
 		return nil, &moved{}
 	}
-	return s.answer(p.do(ctx, m))(m)
+	out, err := p.do(ctx, m)
+	return s.answer(m, out, err)
 }
 
 // find names the node that has a partition.
@@ -198,14 +202,12 @@ func (s *Service) find(ctx context.Context, id journal.Partition, try int) (lode
 }
 
 // answer makes the reply of an outcome.
-func (s *Service) answer(out outcome, err error) func(m *message) (*lode.AgentReply, error) {
-	return func(m *message) (*lode.AgentReply, error) {
-		if a, ok := errors.AsType[*answered](err); ok {
-			out, err = a.out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &lode.AgentReply{Status: out.Status, Head: out.Head, Body: out.Body, ID: m.id, Node: s.cfg.Self, Repeated: out.repeated}, nil
+func (s *Service) answer(m *message, out outcome, err error) (*lode.AgentReply, error) {
+	if a, ok := errors.AsType[*answered](err); ok {
+		out, err = a.out, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	return &lode.AgentReply{Status: out.Status, Head: out.Head, Body: out.Body, ID: m.id, Node: s.cfg.Self, Repeated: out.repeated}, nil
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"lode"
@@ -26,6 +27,8 @@ type message struct {
 	beside bool // a read that runs while turns go on
 
 	came  time.Time     // into the mailbox
+	until   time.Time // when nobody waits for it any more; zero: never
+
 	ready chan struct{} // the mailbox has come to it; nil: nobody waits, or it has
 	err   error         // why it will not run; set before ready
 	next  *message
@@ -50,19 +53,43 @@ func (f *flight) end(out outcome, err error) {
 	close(f.done)
 }
 
-// wait waits for the end of f.
-func (f *flight) wait(ctx context.Context) (outcome, error) {
+// wait waits for the end of f, until ctx ends or the deadline has passed.
+func (f *flight) wait(ctx context.Context, until time.Time) (outcome, error) {
 	select {
 	case <-f.done:
 		return f.out, f.err
 	default:
 	}
+	t := timerFor(until)
+	defer t.release()
 	select {
 	case <-f.done:
 		return f.out, f.err
 	case <-ctx.Done():
-		return outcome{}, unknown(f.id)
+	case <-t.t.C:
 	}
+	return outcome{}, unknown(f.id)
+}
+
+// clockTimer is a timer that is used again.
+type clockTimer struct{ t *time.Timer }
+
+var timers = sync.Pool{New: func() any { return &clockTimer{time.NewTimer(time.Hour)} }}
+
+// timerFor is a timer that rings then; zero: in a year.
+func timerFor(until time.Time) *clockTimer {
+	t := timers.Get().(*clockTimer)
+	d := 365 * 24 * time.Hour
+	if !until.IsZero() {
+		d = time.Until(until)
+	}
+	t.t.Reset(d)
+	return t
+}
+
+func (t *clockTimer) release() {
+	t.t.Stop()
+	timers.Put(t)
 }
 
 // unknown is the error of a turn whose outcome was not heard in time.

@@ -50,8 +50,9 @@ type partition struct {
 	rate    rate  // of turns
 	pruned  int64 // see prune
 
-	born   atomic.Pointer[lode.Revision] // of the kind whose state this is; see suits
-	counts atomic.Pointer[counted]       // as they were found last
+	born    atomic.Pointer[lode.Revision] // of the kind whose state this is; see suits
+	counts  atomic.Pointer[counted]       // as they were found last
+	erasing sync.Mutex                    // held where born changes; before mu
 
 	last atomic.Uint64 // position of the newest entry that changed it
 }
@@ -108,13 +109,16 @@ func (a *activation) address() string { return string(a.p.id.Kind) + "/" + a.key
 
 // do takes m to its end. It is called on the goroutine of whoever waits.
 func (p *partition) do(ctx context.Context, m *message) (outcome, error) {
+	if err := p.s.suits(ctx, p, m.rev); err != nil {
+		return outcome{}, err
+	}
 	m.ready = make(chan struct{})
 	a, f, mine, err := p.enter(m)
 	if err != nil {
 		return outcome{}, err
 	}
 	if !mine {
-		return f.wait(ctx)
+		return f.wait(ctx, m.until)
 	}
 	if m.ready != nil {
 		if err := p.await(ctx, a, m, f); err != nil {
@@ -122,7 +126,7 @@ func (p *partition) do(ctx context.Context, m *message) (outcome, error) {
 		}
 	}
 	p.hold(a, m, f)
-	return f.wait(ctx)
+	return f.wait(ctx, m.until)
 }
 
 // enter gives m the baton of its agent (m.ready is nil then), or a place in
@@ -212,10 +216,14 @@ func (p *partition) await(ctx context.Context, a *activation, m *message, f *fli
 		late = t.C
 	}
 	var why error
+	over := timerFor(m.until)
+	defer over.release()
 	select {
 	case <-m.ready:
 		return nil
 	case <-late:
+	case <-over.t.C:
+		why = p.holder(a, m)
 	case <-ctx.Done():
 		why = p.holder(a, m)
 	}
@@ -516,7 +524,6 @@ func (p *partition) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gen++
-	p.w.Withdraw(p.id)
 	p.w.Withdraw(p.id)
 	for _, a := range p.agents {
 		a.over, a.cut, a.sandbox, a.known, a.sizes = nil, 0, 0, false, nil

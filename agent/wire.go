@@ -23,11 +23,13 @@ const LinkMethod = "agent"
 //	deliver    namespace, kind, n of the sender, of the      messages   epoch, mark                  -
 //	           receiver, mark, count
 //	events     namespace, kind, key, behind                  -          count, events                -
+//	serve      namespace, kind, n                            -          -                            -
 const (
 	askCall    = 1
 	askPost    = 2
 	askDeliver = 3
 	askEvents  = 4
+	askServe   = 5
 
 	resultDone   = 0
 	resultMoved  = 1 // nothing happened here
@@ -106,6 +108,8 @@ func (s *Service) HandleRemote(ctx context.Context, in *link.Incoming) error {
 		return s.serveDeliver(ctx, in, d)
 	case askEvents:
 		return s.serveEvents(ctx, in, d)
+	case askServe:
+		return s.serveTake(ctx, in, d)
 	}
 	return lode.Errorf(lode.Invalid, "node %s asks something about agents that this one does not know", in.From)
 }
@@ -164,7 +168,9 @@ func (s *Service) serveCall(ctx context.Context, in *link.Incoming) error {
 	if p == nil {
 		return replyMoved(in)
 	}
-	r, err := s.answer(p.do(ctx, m))(m)
+	m.until, _ = ctx.Deadline()
+	out, err := p.do(ctx, m)
+	r, err := s.answer(m, out, err)
 	if isMoved(err) {
 		return replyMoved(in)
 	}
