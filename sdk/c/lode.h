@@ -366,8 +366,9 @@ LODE_API int lode_error(const char *type, const char *message) {
 	return 1;
 }
 
-/* lode_refuse is lode_error for a turn whose caller is to know the kind: the word and the
- * HTTP status of an error, "conflict" and 409. The turn fails: nothing of it stays. */
+/* lode_refuse is lode_error for the method of an agent whose caller is to know the kind:
+ * the word and the HTTP status of an error, "conflict" and 409. Such an answer undoes the
+ * turn. */
 LODE_API int lode_refuse(int status, const char *kind, const char *message) {
 	char digits[20];
 	lode_bytes number = lode_digits((uint64_t)status, digits);
@@ -379,8 +380,7 @@ LODE_API int lode_refuse(int status, const char *kind, const char *message) {
 	}
 	lode_body_of(&b, number.ptr, number.len);
 	lode_body_of(&b, "}", 1);
-	lode_answer(status, "application/problem+json", b.ptr, b.len);
-	return lode_error(kind, message);
+	return lode_answer(status, "application/problem+json", b.ptr, b.len) ? lode_error(kind, message) : 0;
 }
 
 /* ---- jobs ---- */

@@ -255,7 +255,9 @@ func (k *agentKind) turn(v *invocation) error {
 		err = v.failed
 	}
 	if err != nil {
-		answerFailure(v, err)
+		if answerFailure(v, err) {
+			return nil // the answer undoes the turn
+		}
 		return err
 	}
 	done = v.agent != nil && !v.agent.removed
@@ -388,12 +390,13 @@ func revision(s string) int {
 	return n
 }
 
-// answerFailure tells the caller of a turn why it failed, where the error is
-// of a kind: an answer beside a failure says what the failure is.
-func answerFailure(v *invocation, err error) {
+// answerFailure tells the caller of a method why it failed, where the error is
+// of a kind. Such an answer undoes the turn; it is no crash to anybody.
+func answerFailure(v *invocation, err error) bool {
 	kind := KindOf(err)
-	if kind == "" {
-		return
+	switch v.request.get(":turn") {
+	case "call", "read", "timer":
+		return kind != "" && answerProblem(v, kind, err.Error(), hintOf(err)) == nil
 	}
-	answerProblem(v, kind, err.Error(), hintOf(err))
+	return false
 }

@@ -124,7 +124,7 @@ func (h *household) deliver(ctx context.Context, d solo.Delivery, fields []pair)
 	}
 	failed := runNative(v, "agent", kind)
 	v.end()
-	sent := t.End(failed == nil)
+	sent := t.End(failed == nil && (p.status < 400 || d.Turn == "fetch"))
 	for _, s := range sent {
 		h.later(s)
 	}

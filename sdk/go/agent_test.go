@@ -67,6 +67,7 @@ type step struct {
 	turn  abitest.Turn
 	want  string // answer; status 204: nothing
 	fail  string // of fail
+	kind  string // of the error that is answered, with want in it
 	state string // .N and the like after it; "" is not looked at
 }
 
@@ -76,7 +77,11 @@ func (s step) run(t *testing.T, a *abitest.Agents) []solo.Delivery {
 	if err != nil {
 		t.Fatalf("%+v: %v", s.turn, err)
 	}
-	if s.fail != "" {
+	if s.kind != "" {
+		if r.Code != 0 || !strings.Contains(string(r.Body), `"kind":"`+s.kind+`"`) || !strings.Contains(string(r.Body), s.want) || r.Head["content-type"] != "application/problem+json" {
+			t.Errorf("%+v: code %d, %+v, status %s, %q; want the kind %s, %s", s.turn, r.Code, r.Fail, r.Status, r.Body, s.kind, s.want)
+		}
+	} else if s.fail != "" {
 		if r.Code == 0 || r.Fail == nil || !strings.Contains(r.Fail.Type+": "+r.Fail.Message, s.fail) || !strings.Contains(string(r.Body), s.want) {
 			t.Errorf("%+v: code %d, %+v, %q; want %s", s.turn, r.Code, r.Fail, r.Body, s.fail)
 		}
@@ -122,15 +127,15 @@ func agentTurns(t *testing.T, a *abitest.Agents) {
 		{turn: call("counter/a", "fail", ""), fail: "*errors.errorString: no luck", state: ".N=9"},
 		{turn: read("counter/a", "adds"), want: "0"}, // made again
 		{turn: read("counter/a", "get"), want: "9"},
-		{turn: call("counter/a", "add", "-1"), fail: "*lode.Error: it only goes up", want: `"kind":"conflict"`, state: ".N=9"},
+		{turn: call("counter/a", "add", "-1"), kind: "conflict", want: `"hint":"add something"`, state: ".N=9"},
 		{turn: call("counter/a", "panic", ""), fail: "panic: boom", state: ".N=9"},
-		{turn: call("counter/a", "nobody", ""), fail: "looking: not_found", want: `"status":404`},
-		{turn: call("counter/a", "ad", ""), fail: "kind counter has no method \"ad\"", want: "methods: add, adds (read), "},
-		{turn: call("counter/a", "add", `"x"`), fail: "an argument is not JSON for int", want: "it takes (int)"},
-		{turn: call("counter/a", "add", ""), fail: "there are 0 arguments, not 1"},
-		{turn: call("counter/a", "get", "1"), fail: "there is 1 argument, not 0"},
-		{turn: list("counter/a", "add", "[1,2]"), fail: "there are 2 arguments, not 1"},
-		{turn: list("counter/a", "add", "{}"), fail: "are not a list"},
+		{turn: call("counter/a", "nobody", ""), kind: "not_found", want: `"status":404`},
+		{turn: call("counter/a", "ad", ""), kind: "not_found", want: "methods: add, adds (read), "},
+		{turn: call("counter/a", "add", `"x"`), kind: "invalid", want: "it takes (int)"},
+		{turn: call("counter/a", "add", ""), kind: "invalid", want: "there are 0 arguments, not 1"},
+		{turn: call("counter/a", "get", "1"), kind: "invalid", want: "there is 1 argument, not 0"},
+		{turn: list("counter/a", "add", "[1,2]"), kind: "invalid", want: "there are 2 arguments, not 1"},
+		{turn: list("counter/a", "add", "{}"), kind: "invalid", want: "are not a list"},
 		{turn: call("counter/a", "add", "1"), want: "10", state: ".N=10"},
 		{turn: list("cart/x", "add", `["book",2]`), want: `{"book":2}`, state: `.items={"book":2}`}, // defaults are not stored
 		{turn: read("cart/x", "total"), want: "2"},
@@ -140,7 +145,7 @@ func agentTurns(t *testing.T, a *abitest.Agents) {
 		{turn: call("cart/x", "maybe", "1"), want: "true"},
 		{turn: abitest.Turn{Agent: "cart/x", Verb: "bytes", Type: "application/octet-stream", Body: "raw"}, want: "raw!"},
 		{turn: abitest.Turn{Agent: "cart/x", Verb: "setNote", Type: "text/plain", Body: "a <b>"}, state: `.Note="a \u003cb\u003e" .items={"book":2}`},
-		{turn: call("cart/x", "big", "2000000"), fail: "at most 1 MiB", want: `"kind":"too_large"`},
+		{turn: call("cart/x", "big", "2000000"), kind: "too_large", want: "at most 1 MiB"},
 		{turn: call("cart/x", "who", ""), want: `{"Function":"cart","Namespace":"default","Revision":"default/cart@3","ID":"01TURN","Attempt":1,"Trigger":"agent","Due":"","Address":"cart/x",` +
 			`"Key":"x","TurnID":"t30","Timer":"","Caller":""}`},
 		{turn: abitest.Turn{Agent: "cart/x", Kind: "fetch", Head: map[string]string{":method": "GET", ":path": "/a?b"}}, want: "GET /a 1"},
@@ -176,14 +181,14 @@ func agentState(t *testing.T, a *abitest.Agents) {
 	}
 	// A read writes nothing, whatever it does.
 	r, _, err := a.Do(t.Context(), abitest.Turn{Agent: "cart/s", Kind: "read", Verb: "store"})
-	if err != nil || r.Code == 0 || !strings.Contains(string(r.Body), `"kind":"denied"`) {
+	if err != nil || r.Status != "403" || !strings.Contains(string(r.Body), `"kind":"denied"`) {
 		t.Errorf("%v %+v", err, r)
 	}
 	// Fields of an older form are what Migrate is for.
 	w, _ := a.World.Begin(t.Context(), "cart/old", "call", "", "", nil)
 	w.Operate(t.Context(), abi.OpState, solo.Message{Head: map[string]string{":verb": "put", ":key": ".items"}, Body: []byte("7")})
 	w.End(true)
-	step{turn: read("cart/old", "total"), fail: "not JSON for its field Items", want: `"kind":"damaged"`}.run(t, a)
+	step{turn: read("cart/old", "total"), kind: "damaged", want: "not JSON for its field Items"}.run(t, a)
 	if r, _, err := a.Do(t.Context(), abitest.Turn{Agent: "cart/old", Kind: "migrate", Head: map[string]string{":from": "1", ":to": "2"}}); err != nil || r.Code != 0 {
 		t.Fatalf("%v %+v", err, r)
 	}
@@ -212,7 +217,7 @@ func agentTimers(t *testing.T, a *abitest.Agents) {
 	if len(sent) != 1 || sent[0].To != "counter/sent" || sent[0].After != time.Second {
 		t.Errorf("sent %+v", sent)
 	}
-	if sent = (step{turn: call("cart/t", "order", "700"), fail: "lode.Kind: too_large", want: `"status":413`}).run(t, a); len(sent) != 0 {
+	if sent = (step{turn: call("cart/t", "order", "700"), kind: "too_large", want: `"status":413`}).run(t, a); len(sent) != 0 {
 		t.Errorf("a turn that failed sent %+v", sent)
 	}
 }

@@ -173,5 +173,7 @@ func TestGuest(t *testing.T) {
 }
 
 func TestVectors(t *testing.T) {
-	abitest.Conformance(t, build(t, "testdata/vectors", ""))
+	wasm := build(t, "testdata/vectors", "")
+	abitest.Conformance(t, wasm)
+	abitest.AgentConformance(t, wasm)
 }

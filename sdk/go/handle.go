@@ -331,10 +331,9 @@ func answerInvalid(v *invocation, err error) error {
 
 var problemHead = []pair{{"content-type", "application/problem+json"}}
 
-// answerProblem tells the caller what went wrong, of which kind. That the
-// answer has begun is no error here: there is no better way to say it then.
-func answerProblem(v *invocation, kind Kind, detail, hint string) {
-	_ = v.port.respond(v, kind.status(), problemHead, problem(kind, detail, hint))
+// answerProblem tells the caller what went wrong, of which kind.
+func answerProblem(v *invocation, kind Kind, detail, hint string) error {
+	return v.port.respond(v, kind.status(), problemHead, problem(kind, detail, hint))
 }
 
 // problem is problem+json, as Lode's own errors have it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,7 +37,8 @@ type Turn struct {
 	Head   map[string]string // more of it
 }
 
-// Do runs a turn. An error is a trap; a turn that failed has a Code.
+// Do runs a turn. An error is a trap; a turn that failed has a Code, or
+// the status of an error.
 func (a *Agents) Do(ctx context.Context, t Turn) (*Result, []solo.Delivery, error) {
 	if t.Kind == "" {
 		t.Kind = "call"
@@ -56,7 +58,7 @@ func (a *Agents) Do(ctx context.Context, t Turn) (*Result, []solo.Delivery, erro
 		}
 		return abi.StatusOf("unavailable"), Message{}
 	}})
-	ok := err == nil && r.Code == 0
+	ok := err == nil && r.Code == 0 && !refused(t.Kind, r.Status)
 	if ok && turn.Accepted() != (r.Status == "101") {
 		ok, err = false, fmt.Errorf("the socket was accepted: %v; the answer has the status %q", turn.Accepted(), r.Status)
 	}
@@ -66,6 +68,12 @@ func (a *Agents) Do(ctx context.Context, t Turn) (*Result, []solo.Delivery, erro
 	}
 	a.warm[t.Agent] = ok
 	return r, sent, err
+}
+
+// refused reports whether the answer of a turn undoes it.
+func refused(kind, status string) bool {
+	n, _ := strconv.Atoi(status)
+	return n >= 400 && (kind == "call" || kind == "read" || kind == "timer")
 }
 
 // head is the head of the turn's request.

@@ -19,3 +19,14 @@ var Completions []byte
 //
 //go:embed conversations.json
 var Conversations []byte
+
+// Bodies are bodies of state operations with what they decode to, and bytes
+// that are none.
+//
+//go:embed bodies.json
+var Bodies []byte
+
+// Agents are what the methods of a kind named vector do, turn by turn.
+//
+//go:embed agents.json
+var Agents []byte

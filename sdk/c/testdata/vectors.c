@@ -72,7 +72,70 @@ static int merge(void) {
 	return text(lode_digits((uint64_t)(lode_number(a) + lode_number(b)), digits));
 }
 
+/* The kind of the vectors of agents. */
+static int set(int64_t n) {
+	char buf[21];
+	lode_bytes d = lode_signed(n, buf);
+	return lode_state_put("n", d.ptr, d.len) != 0;
+}
+
+static int64_t has(void) {
+	int64_t n = 0;
+	lode_result r = lode_state_get("n");
+	if (lode_found(&r)) lode_integer(r.m.body, &n);
+	return n;
+}
+
+static int64_t number(void) {
+	int64_t n = 0;
+	lode_integer(lode_argument(lode_body(), 0), &n);
+	return n;
+}
+
+static int add(void) {
+	int64_t n = has() + number();
+	return set(n) ? lode_error("State", "it is not stored") : lode_answer_integer(n);
+}
+
+static int get(void) { return lode_answer_integer(has()); }
+static int lose(void) { set(number()); return lode_error("Lost", "lost"); }
+static int refuse(void) { set(number()); return lode_refuse(409, "conflict", "lost"); }
+static int nothing(uint32_t status) { return status ? lode_error("Operation", "it failed") : lode_answer(204, NULL, NULL, 0); }
+
+static int keys(void) {
+	lode_batch w = lode_batch_begin();
+	lode_batch_put(&w, lode_text("k1"), lode_text("1"));
+	lode_batch_put(&w, lode_text("k2"), lode_text("2"));
+	lode_batch_put(&w, lode_text("k3"), lode_text("3"));
+	if (lode_batch_end(&w) || lode_state_delete("k2")) return lode_error("State", "it is not stored");
+	lode_result r = lode_state_list("k", NULL);
+	lode_builder b = {NULL, 0, 0};
+	lode_bytes key, value;
+	for (uint32_t at = 0; lode_entry(r.m.body, &at, &key, &value);) {
+		lode_body_of(&b, b.len ? ",\"" : "[\"", 2);
+		lode_body_of(&b, key.ptr, key.len);
+		lode_body_of(&b, "\"", 1);
+	}
+	lode_body_of(&b, "]", 1);
+	return lode_answer(200, "application/json", b.ptr, b.len);
+}
+
+static int later(void) { return nothing(lode_timer("t", (uint64_t)number(), "add", "4", 1, 0)); }
+
+static const char *address(void) {
+	lode_bytes a = lode_argument(lode_body(), 0); /* a JSON string */
+	char *s = lode_alloc(a.len);
+	lode_copy(s, a.ptr + 1, a.len - 2);
+	s[a.len - 2] = 0;
+	return s;
+}
+
+static int tell(void) { return nothing(lode_tell(address(), "add", "2", 1, 0)); }
+static int ask(void) { return body_of(lode_ask(address(), "add", "3", 1, 0)); }
+
 LODE_EXPORTS(
+	LODE_KIND("vector", LODE_METHOD("add", add) LODE_READ("get", get) LODE_METHOD("lose", lose) LODE_METHOD("refuse", refuse) LODE_METHOD("keys", keys)
+		LODE_METHOD("later", later) LODE_METHOD("tell", tell) LODE_METHOD("ask", ask))
 	LODE_FUNCTION("recode", recode) LODE_FUNCTION("ten", ten) LODE_FUNCTION("error", error_kind) LODE_FUNCTION("copy", copy)
 	LODE_FUNCTION("secret", secret) LODE_FUNCTION("config", config) LODE_FUNCTION("fetch", fetch) LODE_FUNCTION("log", line)
 	LODE_FUNCTION("fail", fail) LODE_JOB("", map, merge))

@@ -15,6 +15,7 @@ import (
 )
 
 func main() {
+	lode.Agent[vector]("vector", nil, "Get")
 	lode.HandleNamed("recode", recode)
 	lode.HandleNamed("ten", ten)
 	lode.HandleNamed("error", func(ctx context.Context) []byte {
