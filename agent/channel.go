@@ -283,6 +283,11 @@ func (w *window) clone() window { return window{w.Mark, slices.Clone(w.Bits)} }
 // receive takes messages of a channel, and answers how far it was consumed as
 // soon as that is further than known, or after a while.
 func (p *partition) receive(ctx context.Context, from peer, known uint64, ls []letter) (receipt, error) {
+	if rev, err := p.s.cfg.Catalog.Kind(p.id.Namespace, p.id.Kind); err == nil {
+		if err := p.s.suits(ctx, p, rev); err != nil {
+			return receipt{}, err
+		}
+	}
 	p.mu.Lock()
 	if !p.open {
 		p.mu.Unlock()

@@ -20,6 +20,7 @@ import (
 //	a K e u64            agent: event
 //	a K w SOCKET         agent: WebSocket
 //	a K x u64            agent: dead message
+//	b                    when the kind was born whose agents these are; see erase.go
 //	c KIND 00 u16        channel to a partition of KIND: next number
 //	d u64 K NAME         timers by when they are due (Unix ms)
 //	i KIND 00 u16        channel from a partition of KIND: what was consumed

@@ -37,11 +37,11 @@ type Config struct {
 	// Now is the cluster's time; nil: time.Now.
 	Now func() time.Time
 	// Kept tells the state of a kind of this name from that of an earlier one,
-	// which was removed for ever: born only grows. False: there is none to be
-	// kept. It is asked often, and answers from memory; Fresh has it know all
-	// that was changed before the call. Nil: all state is kept.
-	Kept   func(ns lode.Namespace, kind lode.Name) (born uint64, kept bool)
-	Fresh  func(context.Context) error
+	// which was removed for ever: born only grows. False: there is none to be kept.
+	// It is asked often, and answers from memory. Nil: all state is kept.
+	Kept func(ns lode.Namespace, kind lode.Name) (born uint64, kept bool)
+	// Stored is what Kept says, with all that was changed before the call.
+	Stored func(context.Context) (kept func(lode.Namespace, lode.Name) bool, err error)
 	Idle   time.Duration // that an agent stays in memory without a message; 0: 60 s
 	Trim   int64         // bytes of journal at which snapshots are taken; 0: 64 MiB
 	Logger *slog.Logger  // nil: slog.Default

@@ -17,7 +17,7 @@ const (
 
 // tend takes agents out of memory, and keeps the journal short, until ctx ends.
 func (s *Service) tend(ctx context.Context) {
-	last := time.Now()
+	last, looked := time.Now(), time.Now()
 	for {
 		sleep(ctx, tendEvery)
 		if ctx.Err() != nil {
@@ -26,6 +26,10 @@ func (s *Service) tend(ctx context.Context) {
 		now := time.Now()
 		for _, p := range s.owned() {
 			p.sweep(now, s.idleOf(p))
+		}
+		if now.Sub(looked) >= eraseEvery {
+			looked = now
+			s.eraseGone(ctx)
 		}
 		s.mu.Lock()
 		t := s.term

@@ -144,6 +144,10 @@ func (p *partition) ring(k []byte, key, name string) {
 		p.retryAt(p.s.now()*1000 + 5_000_000) // the kind is gone; it may come back
 		return
 	}
+	if err := p.s.suits(p.ctx, p, rev); err != nil {
+		p.retryAt(p.s.now()*1000 + 1_000_000)
+		return
+	}
 	c := &lode.AgentCall{Namespace: p.id.Namespace, Kind: p.id.Kind, Key: key, Method: tm.Method, Caller: tm.Caller, Body: tm.Body}
 	if tm.Type != "" {
 		c.Head = []lode.Pair{{Key: "content-type", Value: tm.Type}}

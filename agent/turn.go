@@ -334,7 +334,9 @@ func (t *turn) metaChange(b *builder, now int64) {
 			t.p.sooner(due)
 		}
 	}
-	m.Revision = t.m.rev.Number
+	if t.m.edit == nil { // else its code has not seen it
+		m.Revision = t.m.rev.Number
+	}
 	drift := m.Bytes - a.stored.Bytes
 	if s := a.stored; m.Created == s.Created && m.Revision == s.Revision && m.Events == s.Events && m.Kept == s.Kept && drift*drift < 4096*4096 && now-s.Touched < touchEvery {
 		return

@@ -16,7 +16,7 @@ import (
 // backend is what stands behind /v1.
 func (n *Node) backend() api.Backend {
 	return api.Backend{Apps: apps{n}, Blobs: blobs{n}, Calls: calls{n}, Queues: queues{n}, Datasets: datasets{n}, Jobs: jobs{n}, Secrets: secrets{n},
-		Tokens: n.tokens, Logs: logs{n}, Cluster: cluster{n}, Nodes: nodes{n}, Audit: n.audit}
+		Tokens: n.tokens, Logs: logs{n}, Cluster: cluster{n}, Nodes: nodes{n}, Audit: n.audit, Agents: manage{n}}
 }
 
 // everywhere is backend for the whole cluster.

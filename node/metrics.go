@@ -12,7 +12,7 @@ import (
 // gauges adds what only the whole node knows to /metrics.
 func (n *Node) gauges() error {
 	g, c := n.telemetry.Gauge, n.telemetry.Counter
-	return errors.Join(n.clusterGauges(),
+	return errors.Join(n.clusterGauges(), errors.Join(n.agentGauges()...),
 		g("lode_sandboxes_warm", "Sandboxes that wait for an invocation.", func() float64 { return float64(n.engine.Stats().Warm) }),
 		g("lode_sandboxes_busy", "Sandboxes that run an invocation.", func() float64 { return float64(n.engine.Stats().Busy) }),
 		g("lode_sandbox_memory_bytes", "Memory of the warm sandboxes.", func() float64 { return float64(n.engine.Stats().Memory) }),
