@@ -44,6 +44,11 @@ func (a *attempt) send(ctx context.Context, m *lode.Message) (lode.Message, erro
 	if err != nil {
 		return lode.Message{}, err
 	}
+	if run, ok, err := parseRun(to); err != nil {
+		return lode.Message{}, err
+	} else if ok {
+		return a.toRunning(ctx, run, m, false)
+	}
 	if to.Key == "" {
 		return lode.Message{}, lode.Errorf(lode.Invalid, "%s is no address of an agent: want kind/key", to).WithHint("put work for a function into a queue")
 	}

@@ -72,9 +72,11 @@ type attempt struct {
 	node lode.NodeID // that ran it; "": this one
 
 	began   atomic.Int32 // operations that went to another goroutine
-	mu      sync.Mutex   // guards streams
+	mu      sync.Mutex   // guards what follows
 	streams map[string]*stream
 	opened  int
+	reached *reach // what others reach of it while it runs; nil: nothing
+	gone    bool   // nobody reaches it any more
 }
 
 func (a *attempt) prepare(req *lode.Request, ans lode.Answer) {
@@ -219,6 +221,7 @@ func (a *attempt) explain(ctx context.Context, err error) error {
 // finish gives the record and the outcome.
 func (a *attempt) finish(err error) (lode.Outcome, error) {
 	a.closeStreams()
+	a.unreach()
 	if a.body != nil {
 		a.body.close()
 	}

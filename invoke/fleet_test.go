@@ -50,7 +50,7 @@ func newFleet(t testing.TB, cfg Config, ids ...lode.NodeID) *fleet {
 		own := cfg
 		own.Peers, own.Node = n, string(id)
 		n.s = n.w.service(t, own)
-		n.l = link.New(link.Config{Self: id, Dial: n.dial, Handle: map[string]link.Handler{LinkMethod: n.s.HandleRemote}, Beat: n.s.LoadReport, Heard: n.heard, BeatEvery: 20 * time.Millisecond})
+		n.l = link.New(link.Config{Self: id, Dial: n.dial, Handle: map[string]link.Handler{LinkMethod: n.s.HandleRemote, TalkMethod: n.s.HandleTalk}, Beat: n.s.LoadReport, Heard: n.heard, BeatEvery: 20 * time.Millisecond})
 		t.Cleanup(func() { n.l.Close() })
 	}
 	for _, n := range c.nodes {

@@ -25,6 +25,10 @@ const (
 // Submit starts an operation of the guest. What answers from memory is done
 // before Submit returns.
 func (a *attempt) Submit(ctx context.Context, op engine.Op, req lode.Message, done func(lode.Message, error)) {
+	if op == engine.OpSelf {
+		own := done
+		done = func(m lode.Message, err error) { own(a.selfOp(m), err) }
+	}
 	if a.turn != nil && a.turn.Ops.Operate(ctx, op, req, done) {
 		return
 	}
@@ -38,6 +42,12 @@ func (a *attempt) Submit(ctx context.Context, op engine.Op, req lode.Message, do
 		return
 	case engine.OpSelf:
 		done(a.self(), nil)
+		return
+	case engine.OpReceive:
+		a.receive(ctx, &req, done)
+		return
+	case engine.OpGroup:
+		a.group(ctx, &req, done)
 		return
 	case engine.OpStreamClose:
 		done(lode.Message{}, a.closeStream(req.Get(":stream")))
@@ -58,13 +68,7 @@ func (a *attempt) Submit(ctx context.Context, op engine.Op, req lode.Message, do
 		done(lode.Message{}, reserved(op))
 		return
 	}
-	a.began.Add(1)
-	a.s.under.Add(1)
-	go func() {
-		defer a.s.end()
-		m, err := slow(ctx, &req)
-		done(m, err)
-	}()
+	a.slowly(ctx, &req, slow, done)
 }
 
 // Log passes a line of the guest on, until there are more than its limit.
@@ -84,11 +88,11 @@ func (a *attempt) Log(level int, text []byte) {
 	a.s.cfg.Observer.Line(&a.line)
 }
 
-var reservedOps = map[engine.Op]string{engine.OpSend: "send", engine.OpReceive: "receive", engine.OpState: "state", engine.OpTimer: "timer", engine.OpGroup: "group"}
+var ofTurns = map[engine.Op]string{engine.OpState: "state", engine.OpTimer: "timer", engine.OpSocket: "socket"}
 
 func reserved(op engine.Op) error {
-	if name, ok := reservedOps[op]; ok {
-		return lode.Errorf(lode.Unavailable, "the operation %s is reserved", name).WithHint("it comes with agents; this version of Lode runs functions and jobs")
+	if name, ok := ofTurns[op]; ok {
+		return lode.Errorf(lode.Unavailable, "the operation %s belongs to turns of agents", name).WithHint("make the function a kind of agents")
 	}
 	return lode.Errorf(lode.Unavailable, "this node does not know the operation %d", op)
 }
@@ -134,6 +138,11 @@ func (a *attempt) call(ctx context.Context, m *lode.Message) (lode.Message, erro
 	to, err := lode.ParseAddress(m.Get(":address"))
 	if err != nil {
 		return lode.Message{}, err
+	}
+	if run, ok, err := parseRun(to); err != nil {
+		return lode.Message{}, err
+	} else if ok {
+		return a.toRunning(ctx, run, m, true)
 	}
 	if to.Key != "" {
 		return a.callAgent(ctx, to, m)

@@ -80,9 +80,9 @@ func TestOperations(t *testing.T) {
 		"queue":            {engine.OpQueue, pairs(":queue", "orders"), lode.Unavailable, ""},
 		"stream":           {engine.OpStreamRead, pairs(":stream", "1"), lode.NotFound, ""},
 		"stream close":     {engine.OpStreamClose, pairs(":stream", "1"), lode.NotFound, ""},
-		"send":             {engine.OpSend, nil, lode.Unavailable, ""},
+		"send":             {engine.OpSend, nil, lode.Invalid, ""},
 		"state":            {engine.OpState, nil, lode.Unavailable, ""},
-		"group":            {engine.OpGroup, nil, lode.Unavailable, ""},
+		"group":            {engine.OpGroup, nil, lode.Invalid, ""},
 		"unknown":          {99, nil, lode.Unavailable, ""},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {

@@ -104,6 +104,8 @@ type Service struct {
 	own       *Keeper // a Keeper of its own; nil: there is none
 	spread    *spread // nil: this node is alone
 	used      usage
+	boxes     mailboxes
+	groups    *groups
 	attempts  sync.Pool   // of *attempt
 	jobLimits lode.Limits // of the lane of jobs
 
@@ -132,6 +134,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s.attempts.New = func() any { return &attempt{s: s} }
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.used.begin()
+	s.groups = newGroups(s)
 	if cfg.Peers != nil {
 		s.spread = newSpread(s)
 	}
@@ -269,6 +272,7 @@ func (s *Service) Close() error {
 			s.own.Close()
 		}
 		s.stop()
+		s.groups.close()
 		if s.keys != nil {
 			s.keys.close()
 		}

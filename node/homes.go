@@ -117,10 +117,11 @@ func (n *Node) handlers() map[string]link.Handler {
 			}
 			return n.seat.serve(ctx, in)
 		},
-		agent.LinkMethod: n.late(n.agentsOpen, func(ctx context.Context, in *link.Incoming) error { return n.agents.HandleRemote(ctx, in) }),
-		framesMethod:     n.late(n.open, n.serveFrames),
-		job.MethodWork:   n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
-		"http":           n.late(n.open, n.serveFar),
+		invoke.TalkMethod: n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return n.invoke.HandleTalk(ctx, in) }),
+		agent.LinkMethod:  n.late(n.agentsOpen, func(ctx context.Context, in *link.Incoming) error { return n.agents.HandleRemote(ctx, in) }),
+		framesMethod:      n.late(n.open, n.serveFrames),
+		job.MethodWork:    n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
+		"http":            n.late(n.open, n.serveFar),
 	}
 	for _, m := range replica.Methods() {
 		h[m] = n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return blobs()[m](ctx, in) })

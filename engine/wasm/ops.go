@@ -138,7 +138,11 @@ func encodeResult(m lode.Message, err error) ([]byte, abi.Status) {
 			e = lode.Errorf(lode.Cancelled, "cancelled")
 		}
 		status = abi.StatusOf(string(e.Kind))
-		m = lode.Message{Head: []lode.Pair{{Key: ":error", Value: string(e.Kind)}, {Key: ":detail", Value: cut(e.Error())}, {Key: ":hint", Value: cut(e.Hint)}}}
+		head := []lode.Pair{{Key: ":error", Value: string(e.Kind)}, {Key: ":detail", Value: cut(e.Error())}, {Key: ":hint", Value: cut(e.Hint)}}
+		if list := m.Get(":missing"); list != "" { // of a group's members
+			head = append(head, lode.Pair{Key: ":missing", Value: list})
+		}
+		m = lode.Message{Head: head}
 	}
 	b := encodeMessage(nil, m)
 	if len(b) > abi.MaxMessage {
