@@ -40,10 +40,16 @@ const dumpPair = 32
 // one moment, between two turns. No dump has much more than part bytes of keys
 // and values. A partition that was given away meanwhile is not returned.
 func (s *Service) Export(ctx context.Context, ns lode.Namespace, kind lode.Name, part int, see func(*Dump) error) (covered []int, err error) {
-	if _, err := s.cfg.Catalog.Kind(ns, kind); err != nil {
+	rev, err := s.cfg.Catalog.Kind(ns, kind)
+	if err != nil {
 		return nil, err
 	}
 	for _, p := range s.ordered(ns, kind) {
+		if err := s.suits(ctx, p, rev); isMoved(err) {
+			continue
+		} else if err != nil {
+			return covered, err
+		}
 		for key := ""; ; {
 			next, ok, err := p.nextAgent(key)
 			if err != nil {

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -99,6 +98,11 @@ func (s *Service) part(ctx context.Context, id journal.Partition) (Part, error) 
 	if p == nil {
 		return v, nil
 	}
+	if rev, err := s.cfg.Catalog.Kind(id.Namespace, id.Kind); err != nil {
+		return v, err
+	} else if err := s.suits(ctx, p, rev); err != nil && !isMoved(err) {
+		return v, err
+	}
 	c, err := p.count(ctx)
 	if err != nil {
 		return v, err
@@ -184,7 +188,7 @@ type Info struct {
 	Keys      int64 // of state; 0 in a listing, where they are not counted
 	Timers    int   // that are set, messages that wait for their time among them
 	Dead      int   // messages given up
-	Waiting   int   // in its mailbox
+	Waiting   int   // messages, in its mailbox and before it
 	Active    bool  // it is in memory
 	Last      time.Time
 	Method    string // of the turn that runs; "": none does
@@ -197,7 +201,7 @@ func (i *Info) Address() string { return string(i.Kind) + "/" + i.Key }
 // List lists agents in the partitions that this node has, by address, from
 // behind one: at most limit of them. kind "" is all kinds that are deployed,
 // partition -1 all of the kind. more: there are others.
-func (s *Service) List(ns lode.Namespace, kind lode.Name, partition int, behind string, limit int) (out []Info, more bool, err error) {
+func (s *Service) List(ctx context.Context, ns lode.Namespace, kind lode.Name, partition int, behind string, limit int) (out []Info, more bool, err error) {
 	if kind != "" {
 		if _, err := s.cfg.Catalog.Kind(ns, kind); err != nil {
 			return nil, false, err
@@ -208,8 +212,12 @@ func (s *Service) List(ns lode.Namespace, kind lode.Name, partition int, behind 
 		if partition >= 0 && p.id.N != partition {
 			continue
 		}
-		if _, err := s.cfg.Catalog.Kind(ns, p.id.Kind); err != nil {
+		rev, err := s.cfg.Catalog.Kind(ns, p.id.Kind)
+		if err != nil {
 			continue // it was removed, and may come back
+		}
+		if err := s.suits(ctx, p, rev); err != nil && !isMoved(err) {
+			return nil, false, err
 		}
 		if c, ok := p.cursor(behind); ok {
 			if err := c.read(); err != nil {
@@ -257,12 +265,16 @@ func (s *Service) ordered(ns lode.Namespace, kind lode.Name) []*partition {
 	return out
 }
 
+// occupied reports whether something runs in an agent, or waits for it: then it
+// is there, whether it has state or not; p.mu is held.
+func (a *activation) occupied() bool { return a.busy || a.box.n > 0 || a.beside > 0 }
+
 // cursor goes over the agents of a partition in the order of their keys: those
-// with a record, and those in memory.
+// with a record, and those with work.
 type cursor struct {
 	p      *partition
 	at     string   // the agent here
-	memory []string // of those in memory, the ones behind at
+	memory []string // of those with work, the ones behind at
 	stored string   // the next one with a record
 	left   bool     // there is one
 }
@@ -277,8 +289,13 @@ func (p *partition) cursor(behind string) (*cursor, bool) {
 		return nil, false
 	}
 	p.mu.Lock()
-	c.memory = slices.Sorted(maps.Keys(p.agents))
+	for key, a := range p.agents {
+		if a.occupied() {
+			c.memory = append(c.memory, key)
+		}
+	}
 	p.mu.Unlock()
+	slices.Sort(c.memory)
 	i, there := slices.BinarySearch(c.memory, c.stored)
 	if there {
 		i++
@@ -335,8 +352,9 @@ func (p *partition) info(key string) (Info, error) {
 	v.Bytes, v.Revision = m.Bytes, m.Revision
 	touched := m.Touched
 	p.mu.Lock()
+	v.Waiting = p.waitingAt(key)
 	if a := p.agents[key]; a != nil {
-		v.Active, v.Waiting = true, a.box.n
+		v.Active = true
 		if a.run != nil {
 			v.Method = a.run.word()
 		}
@@ -357,6 +375,31 @@ func (p *partition) info(key string) (Info, error) {
 	}
 	err = countKeys(p.part, prefix, partDead, func([]byte) { v.Dead++ })
 	return v, err
+}
+
+// waitingAt is how many messages wait at an agent: in its mailbox, and in line
+// behind others of their sender that failed and are tried again; p.mu is held.
+func (p *partition) waitingAt(key string) (n int) {
+	for _, box := range p.in {
+		for at, line := range box.lanes {
+			if at.to == key {
+				n += len(line)
+			}
+		}
+	}
+	a := p.agents[key]
+	if a == nil {
+		return n
+	}
+	for m := a.box.head; m != nil; m = m.next {
+		if m.letter == nil {
+			n++
+		}
+	}
+	if a.run != nil && a.run.m.letter != nil {
+		n--
+	}
+	return max(n, 0)
 }
 
 // word is what a turn does, for people.

@@ -81,7 +81,8 @@ type TurnInfo struct {
 
 // Show shows an agent as it is at one moment, between two of its turns. state
 // is called with the keys and values of its state, in order, until it returns
-// false. NotFound: there is nothing of it, here or in memory.
+// false. NotFound: there is nothing of it, and nothing
+// runs in it.
 func (s *Service) Show(ctx context.Context, ns lode.Namespace, kind lode.Name, key string, state func(k, v []byte) bool) (*Detail, error) {
 	p, err := s.having(ctx, ns, kind, key, false)
 	if err != nil {
@@ -98,7 +99,11 @@ func (s *Service) Show(ctx context.Context, ns lode.Namespace, kind lode.Name, k
 	if err != nil {
 		return nil, err
 	}
-	if !there && !d.Active {
+	p.mu.Lock()
+	a := p.agents[key]
+	there = there || a != nil && a.occupied()
+	p.mu.Unlock()
+	if !there {
 		return nil, noAgent(kind, key)
 	}
 	if err := p.showState(ctx, view, d, state); err != nil {
@@ -178,9 +183,15 @@ func elsewhere(id journal.Partition) error {
 func (p *partition) showState(ctx context.Context, from store, d *Detail, see func(k, v []byte) bool) error {
 	base := in(agentPrefix(d.Key), partState, "")
 	size, on := 0, true
+	d.Bytes = 0 // the record of it may lag behind
 	var bad error
 	err := from.List(base, after(base), false, func(k, v []byte) bool {
+		var n int
+		if n, bad = storedSize(v); bad != nil {
+			return false
+		}
 		d.Keys++
+		d.Bytes += int64(len(k) - len(base) + n)
 		if !on || size > shownBytes {
 			d.More = true
 			return true
@@ -196,6 +207,15 @@ func (p *partition) showState(ctx context.Context, from store, d *Detail, see fu
 		return true
 	})
 	return cmpErr(bad, err)
+}
+
+// storedSize is how many bytes the value has that a stored value stands for.
+func storedSize(v []byte) (int, error) {
+	inline, _, size, blob, err := state.DecodeValue(v)
+	if blob {
+		return int(size), err
+	}
+	return len(inline), err
 }
 
 // open is the value that a stored value stands for.

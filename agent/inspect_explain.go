@@ -118,7 +118,7 @@ func (s *Service) Explain(ns lode.Namespace, kind lode.Name, key string) (*Expla
 		x.Facts["last turn"] = v.Last.Format(time.RFC3339)
 	}
 	if v.Dead > 0 {
-		x.Reasons = append(x.Reasons, Reason{What: fmt.Sprintf("it has given up %d messages or timers", v.Dead), Why: "lode agents dead " + v.Address() + " lists them"})
+		x.Reasons = append(x.Reasons, Reason{What: fmt.Sprintf("messages and timers that it has given up: %d", v.Dead), Why: "lode agents dead " + v.Address() + " lists them"})
 	}
 	return x, nil
 }
@@ -159,7 +159,7 @@ func (p *partition) doing(key string, v *Info) Reason {
 	a := p.agents[key]
 	queue := ""
 	if v.Waiting > 0 {
-		queue = fmt.Sprintf("; %d messages wait", v.Waiting)
+		queue = fmt.Sprintf("; messages that wait: %d", v.Waiting)
 	}
 	switch {
 	case a == nil:

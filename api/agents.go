@@ -33,7 +33,7 @@ type Agents interface {
 	// address. Page.After is an address.
 	ListAgents(ctx context.Context, ns lode.Namespace, f AgentFilter, p Page) (List[Agent], error)
 	// GetAgent shows an agent of a partition that this node owns; NotFound for
-	// one that has neither state nor timers, and is not in memory.
+	// one of which nothing is stored, and in which nothing runs.
 	GetAgent(ctx context.Context, ns lode.Namespace, kind lode.Name, key string) (AgentDetail, error)
 	// RemoveAgent removes an agent of a partition that this node owns, with its
 	// state, timers and what waits for it, as a turn of its own. It is
@@ -85,7 +85,7 @@ type Agent struct {
 	Partition int       `json:"partition"`
 	Node      string    `json:"node"`               // that owns the partition
 	Bytes     int64     `json:"bytes"`              // of keys and values
-	Keys      int64     `json:"keys"`               //
+	Keys      int64     `json:"keys,omitempty"`     // of state; of GetAgent only: a listing does not count them
 	Timers    int       `json:"timers"`             // that are set
 	Dead      int       `json:"dead,omitempty"`     // messages given up
 	Waiting   int       `json:"waiting,omitempty"`  // in its mailbox

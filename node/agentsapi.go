@@ -71,7 +71,7 @@ func (m manage) ListAgents(ctx context.Context, ns lode.Namespace, f api.AgentFi
 	if err != nil {
 		return out, err
 	}
-	all, more, err := s.List(ns, f.Kind, f.Partition-1, p.After, p.Limit)
+	all, more, err := s.List(ctx, ns, f.Kind, f.Partition-1, p.After, p.Limit)
 	if err != nil {
 		return out, err
 	}

@@ -52,6 +52,31 @@ func (n *Node) collectArtifacts(ctx context.Context, before time.Time) (blobs in
 	return blobs, nil
 }
 
+// collectSnapshots deletes blobs of agents that no journal needs. Where it is
+// not known what all of them need, nothing is deleted.
+func (n *Node) collectSnapshots(ctx context.Context, before time.Time) (blobs int, err error) {
+	named, err := n.agents.Named(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for info, err := range n.snapshots.List(ctx) {
+		if err != nil {
+			return blobs, err
+		}
+		if named[info.Digest] || !info.Modified.Before(before) {
+			continue
+		}
+		gone, err := n.snapshots.Collect(ctx, info.Digest, before)
+		if err != nil {
+			return blobs, err
+		}
+		if gone {
+			blobs++
+		}
+	}
+	return blobs, nil
+}
+
 // dropCode forgets native code that is old and compiled for nobody.
 func (n *Node) dropCode(ctx context.Context, e bus.Entry, code lode.Digest, before time.Time) error {
 	info, err := n.artifacts.Stat(ctx, code)

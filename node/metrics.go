@@ -98,12 +98,16 @@ func (n *Node) queued() (sum float64) {
 // keepJobs is how long jobs that have ended are remembered.
 const keepJobs = 7 * 24 * time.Hour
 
+// sweepAgents is how many hours lie between two looks for blobs of agents that
+// nobody needs: each reads all journals.
+const sweepAgents = 6
+
 // sweep forgets old jobs and artifacts, when this node becomes the keeper and
-// once an hour.
+// once an hour, and more rarely old snapshots of agents.
 func (n *Node) sweep(ctx context.Context) {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
-	for {
+	for hour := 0; ; hour++ {
 		now := time.Now()
 		if _, own := n.seat.who(); own != nil {
 			if _, err := own.Prune(ctx, now.Add(-keepJobs)); err != nil && ctx.Err() == nil {
@@ -112,6 +116,11 @@ func (n *Node) sweep(ctx context.Context) {
 		}
 		if _, err := n.collectArtifacts(ctx, now.Add(-keepArtifacts)); err != nil && ctx.Err() == nil {
 			n.cfg.Logger.Warn("old artifacts are not deleted", "err", err)
+		}
+		if hour%sweepAgents == 1 {
+			if _, err := n.collectSnapshots(ctx, now.Add(-keepArtifacts)); err != nil && ctx.Err() == nil {
+				n.cfg.Logger.Warn("old snapshots of agents are not deleted", "err", err)
+			}
 		}
 		select {
 		case <-t.C:

@@ -1,7 +1,10 @@
 package owner
 
 import (
+	"context"
 	"iter"
+	"maps"
+	"slices"
 
 	"lode"
 	"lode/agent/journal"
@@ -41,4 +44,31 @@ func (o *Owners) Best(p journal.Partition) (lode.NodeID, bool) {
 		}
 	}
 	return best, best != ""
+}
+
+// Journals lists the nodes in whose journals there may be something of a
+// partition, as the bus has it: those that ever had a term, and those that
+// registers name.
+func (o *Owners) Journals(ctx context.Context) ([]lode.NodeID, error) {
+	records, err := o.records.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	registers, err := o.registers.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	all := map[lode.NodeID]bool{}
+	for _, e := range records {
+		all[lode.NodeID(e.Key)] = true
+	}
+	for _, e := range registers {
+		var reg Register
+		if err := decode(e, &reg); err != nil {
+			return nil, err
+		}
+		all[reg.Node], all[reg.Base.Journal] = true, true
+	}
+	delete(all, "")
+	return slices.Sorted(maps.Keys(all)), nil
 }

@@ -147,7 +147,11 @@ func agentTable(v api.AgentDetail) *table {
 		t.add("  ...", "")
 	}
 	for i, x := range v.Set {
-		t.add(once(i, "timers"), fmt.Sprintf("%s  %s at %s", x.Name, x.Method, x.At.Local().Format("2006-01-02 15:04:05")))
+		failed := ""
+		if x.Tries > 0 {
+			failed = fmt.Sprintf(", failed %s", plural(x.Tries, "time"))
+		}
+		t.add(once(i, "timers"), fmt.Sprintf("%s  %s at %s%s", x.Name, x.Method, x.At.Local().Format("2006-01-02 15:04:05"), failed))
 	}
 	for i, x := range v.Sockets {
 		t.add(once(i, "sockets"), strings.TrimSpace(x.Socket+"  "+strings.Join(x.Tags, " ")))
@@ -156,7 +160,7 @@ func agentTable(v api.AgentDetail) *table {
 		t.add(once(i, "dead"), deadLine(x))
 	}
 	for i, x := range v.Journal {
-		t.add(once(i, "turns"), fmt.Sprintf("%s  %s  %d put, %d deleted, %d sent  %s", ago(x.At), dash(x.Method), x.Puts, x.Deletes, x.Sends, x.ID))
+		t.add(once(i, "turns"), fmt.Sprintf("%d  %s  %d put, %d deleted, %d sent  %s", x.Position, dash(x.Method), x.Puts, x.Deletes, x.Sends, x.ID))
 	}
 	return t
 }
