@@ -13,6 +13,9 @@
 // bounds the damage of a wrong picture is that two candidates are asked where
 // a question is cheap beside the work, and that a node may say no.
 //
+// Partitions of agents stay where they are, and move where that pays; see
+// Rebalance.
+//
 // What it promises: it has no clock, no I/O, no goroutine and no state but
 // what the caller holds, and Place does not allocate. Equal arguments give
 // equal decisions; all chance comes from Work.Seed. It knows the vocabulary
