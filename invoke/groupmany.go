@@ -44,6 +44,8 @@ type wireMany struct {
 	At        []int          `json:"at"` // their places in the whole list
 	Method    string         `json:"method"`
 	Broadcast bool           `json:"broadcast,omitempty"`
+	Left      time.Duration  `json:"left"` // until nobody waits any more, ns
+	deadline  time.Time
 	// AgentsOnly: running invocations have the message, or may have it.
 	AgentsOnly bool     `json:"-"`
 	Caller     string   `json:"caller"`
@@ -80,15 +82,21 @@ func (a *attempt) many(ctx context.Context, m *lode.Message, n int) (lode.Messag
 	if len(body.Args) == 0 || string(body.Args) == "null" {
 		body.Args = json.RawMessage("[]")
 	}
-	ctx, cancel := context.WithDeadline(ctx, earlier(a.inv.Deadline, time.Now().Add(timeout)))
-	defer cancel()
 	w := a.toMany(&body, n, m.Get(":verb") == "broadcast")
+	w.deadline = earlier(a.inv.Deadline, time.Now().Add(timeout))
+	w.Left = max(time.Until(w.deadline), 1)
+	ctx, cancel := context.WithDeadline(ctx, w.deadline.Add(manyGrace))
+	defer cancel()
 	all, err := a.s.callMany(ctx, w, body.Args)
 	if err != nil {
 		return lode.Message{}, err
 	}
 	return conclusion(all, w.Broadcast)
 }
+
+// manyGrace is how much longer a node is waited for than its members, to hear
+// which of them answered.
+const manyGrace = time.Second
 
 // toMany is the question to all members.
 func (a *attempt) toMany(body *manyBody, n int, broadcast bool) *wireMany {
@@ -204,15 +212,17 @@ func (s *Service) serveMany(ctx context.Context, r io.Reader) (any, []byte, erro
 	if err != nil {
 		return nil, nil, err
 	}
+	w.deadline = time.Now().Add(w.Left)
 	if len(w.Members) > maxMembers || len(w.At) != len(w.Members) {
 		return nil, nil, lode.Errorf(lode.Invalid, "another node asks for %d members at %d places", len(w.Members), len(w.At))
 	}
 	return manyAnswer{s.callHere(ctx, &w, args)}, nil, nil
 }
 
-// callHere calls each of some members from this node. It returns with ctx at
-// the latest.
+// callHere calls each of some members from this node, until the deadline.
 func (s *Service) callHere(ctx context.Context, w *wireMany, args []byte) []gathered {
+	ctx, cancel := context.WithDeadline(ctx, w.deadline)
+	defer cancel()
 	out := make([]gathered, len(w.Members))
 	var wg sync.WaitGroup
 	for i, m := range w.Members {
