@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"lode"
 	"lode/agent/journal"
@@ -28,13 +29,14 @@ type Turn struct {
 	Body     []byte
 	Method   string // for listings
 	Turn     lode.TurnKind
-	Run      lode.AgentCall // Deadline, Trace, Caller and Depth are set
+	Run      lode.AgentCall // Deadline, Trace, Caller, Depth and Chain are set
 	Ops      Ops
 	Sandbox  uint64 // where the agent's instance is; then, where this turn ran. 0: not known
 
 	// Answer is what the code said.
 	Answer lode.AgentReply
-	Span   string // traceparent of this turn
+	Span   string        // traceparent of this turn
+	CPU    time.Duration // that it took; 0: not known
 }
 
 // Op is an operation of a guest, by its number in sdk/abi.

@@ -13,7 +13,10 @@ import (
 )
 
 // isRunning reports whether an address is that of a running invocation.
-func isRunning(addr string) bool { return strings.Contains(addr, "/~") }
+func isRunning(addr string) bool {
+	_, key, _ := strings.Cut(addr, "/")
+	return strings.HasPrefix(key, "~")
+}
 
 // callOp calls another agent. Calls to functions and running invocations are
 // none of a turn's own.

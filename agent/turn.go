@@ -70,8 +70,10 @@ func (t *turn) exec() error {
 	r.Revision, r.Body, r.Turn, r.Ops = m.rev, m.c.Body, m.turn, t
 	r.Method = m.c.Method
 	r.Head = t.head()
-	r.Run.Deadline, r.Run.Trace, r.Run.Caller, r.Run.Depth = m.deadline(t.p.s.started()), m.c.Trace, m.c.Caller, m.c.Depth
-	if err := t.p.s.cfg.Runner.Run(t.p.ctx, r); err != nil {
+	r.Run.Deadline, r.Run.Trace, r.Run.Caller, r.Run.Depth, r.Run.Chain = m.deadline(t.p.s.started()), m.c.Trace, m.c.Caller, m.c.Depth, m.c.Chain
+	err := t.p.s.cfg.Runner.Run(t.p.ctx, r)
+	t.p.spent.add(r.CPU)
+	if err != nil {
 		if t.p.ctx.Err() != nil {
 			return &moved{}
 		}

@@ -120,7 +120,7 @@ type running struct {
 func (r *turns) Run(ctx context.Context, t *agent.Turn) error {
 	x := &running{t: t}
 	x.i = invoke.Turn{Revision: t.Revision, Head: t.Head, Body: t.Body, Method: t.Method, Deadline: t.Run.Deadline, Trace: t.Run.Trace, Caller: t.Run.Caller,
-		Depth: t.Run.Depth, Ops: x, Sandbox: t.Sandbox}
+		Depth: t.Run.Depth, Chain: t.Run.Chain, Ops: x, Sandbox: t.Sandbox}
 	err := r.n.invoke.RunTurn(ctx, &x.i)
 	a := &x.i.Answer
 	t.Sandbox, t.Span = x.i.Sandbox, x.i.Span
