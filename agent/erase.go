@@ -103,6 +103,7 @@ func (p *partition) erase(ctx context.Context, born uint64) error {
 	p.w.Append(&journal.Entry{Op: journal.Note, Epoch: p.epoch, Partition: p.id, Changes: b.changes}, func(_ uint64, err error) {
 		p.mu.Lock()
 		p.forget() // what has begun meanwhile has seen what is gone
+		p.counts.Store(nil)
 		p.pending--
 		p.settled()
 		p.mu.Unlock()
