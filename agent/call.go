@@ -164,6 +164,7 @@ func again(err error) bool {
 // attempt asks whoever has the partition, once.
 func (s *Service) attempt(ctx context.Context, id journal.Partition, m *message, try int) (*lode.AgentReply, error) {
 	if p := s.partition(id); p != nil { // the way of most calls: no look-up, no context
+		s.callers.note(s.cfg.Self, id)
 		out, err := p.do(ctx, m)
 		return s.answer(m, out, err)
 	}

@@ -48,6 +48,7 @@ type partition struct {
 	fired   map[string]bool // due keys of timers whose turns are under way
 	turns   uint64
 	rate    rate  // of turns
+	spent   spent // since it came here
 	pruned  int64 // see prune
 
 	born    atomic.Pointer[lode.Revision] // of the kind whose state this is; see suits

@@ -56,13 +56,14 @@ type Service struct {
 	owners *owner.Owners
 	ready  chan struct{} // closed when owners is set
 
-	parts  atomic.Pointer[map[journal.Partition]*partition]
-	clock  atomic.Int64 // last time given out, Unix ms
-	frames atomic.Uint64
-	alarms chan struct{}
-	out    *outgoing
-	ids    idMaker
-	counts counts
+	parts   atomic.Pointer[map[journal.Partition]*partition]
+	clock   atomic.Int64 // last time given out, Unix ms
+	frames  atomic.Uint64
+	alarms  chan struct{}
+	out     *outgoing
+	ids     idMaker
+	counts  counts
+	callers callers
 
 	mu    sync.Mutex
 	term  *term

@@ -168,6 +168,7 @@ func (s *Service) serveCall(ctx context.Context, in *link.Incoming) error {
 	if p == nil {
 		return replyMoved(in)
 	}
+	s.callers.note(in.From, id)
 	m.until, _ = ctx.Deadline()
 	out, err := p.do(ctx, m)
 	r, err := s.answer(m, out, err)
