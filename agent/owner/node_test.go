@@ -450,3 +450,58 @@ func TestFencedTerm(t *testing.T) {
 	n.own.Fenced(first) // it is over: nothing happens
 	n.wants(p, "1", "2")
 }
+
+// TestSuspectedInVain has somebody suspect a node and then do nothing: it ends
+// its term by itself, keeps its partitions and gets a lease again.
+func TestSuspectedInVain(t *testing.T) {
+	t.Parallel()
+	b, ctx := openBus(t, t.TempDir()), t.Context()
+	c := newCluster(t, "a")
+	n := c.open("a", b)
+	p := part64(1)
+	must(n.own.Ensure(ctx, p))(t)
+	if err := n.turn(p, "1"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a lease", n.own.LeaseValid)
+	first := n.own.Incarnation()
+	until(t, "the suspicion", func() bool { // between two renewals
+		rec, rev, err := getRecord(ctx, n.own.records, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.State = NodeSuspect
+		_, err = n.own.records.Update(ctx, "a", encode(rec), rev)
+		return err == nil
+	})
+	until(t, "another term", func() bool { return n.own.Incarnation() != first })
+	n.owns(p)
+	n.wants(p, "1")
+	until(t, "a lease again", n.own.LeaseValid)
+}
+
+// TestHandedToFormerSelf has a node be given a partition while it is not there:
+// its next self takes it, from where it was.
+func TestHandedToFormerSelf(t *testing.T) {
+	t.Parallel()
+	b, ctx := openBus(t, t.TempDir()), t.Context()
+	c := newCluster(t, "a", "b")
+	n := c.open("a", b)
+	z := c.open("b", b)
+	p := part64(1)
+	at := ensure(t, p, n, z)
+	other := map[*node]*node{n: z, z: n}[at]
+	if err := at.turn(p, "1"); err != nil {
+		t.Fatal(err)
+	}
+	other.close() // nobody has noticed yet
+	if err := at.own.Move(ctx, p, other.id); err != nil {
+		t.Fatal(err)
+	}
+	back := c.open(other.id, b)
+	back.owns(p)
+	back.wants(p, "1")
+	if own, _ := back.own.Lookup(p); own.Epoch != 3 {
+		t.Fatalf("%+v", own)
+	}
+}

@@ -145,7 +145,12 @@ func (o *Owners) takeOver(t *term, dead lode.NodeID, to []lode.NodeID, incs map[
 	}
 	since := now()
 	all, err := o.readRegisters(ctx)
-	if err != nil || !k.read(all) {
+	if err != nil {
+		return 0, err
+	}
+	// Two nodes that suspect each other, and are told late, would else take
+	// from each other in turn: this way the one that has lost ends here.
+	if err := o.ask(ctx, func() { o.learnAll(t, all) }); err != nil || !k.read(all) {
 		return 0, err
 	}
 	if _, rev, err = getRecord(ctx, o.records, dead); err != nil || !k.checked(rev) {
@@ -190,6 +195,19 @@ func (o *Owners) readRegisters(ctx context.Context) ([]named, error) {
 	return out, nil
 }
 
+// learnAll takes registers as they were just read.
+func (o *Owners) learnAll(t *term, all []named) {
+	for _, n := range all {
+		if o.term != t {
+			return
+		}
+		if s := o.slot(n.partition); o.learn(s, n.reg, n.rev) {
+			o.see(s)
+			o.publish(s)
+		}
+	}
+}
+
 // nameOthers swaps the registers, several at a time. One that was not as it
 // was read is somebody else's business.
 func (o *Owners) nameOthers(t *term, k *takeover, held map[journal.Partition]uint64, to []lode.NodeID, incs map[lode.NodeID]string, since time.Duration) (moved int) {
@@ -215,13 +233,7 @@ func (o *Owners) nameOthers(t *term, k *takeover, held map[journal.Partition]uin
 			mu.Lock()
 			moved++
 			mu.Unlock()
-			o.inTerm(t, func() {
-				s := o.slot(n.partition)
-				if o.learn(s, reg, at) {
-					o.see(s)
-					o.publish(s)
-				}
-			})
+			o.inTerm(t, func() { o.learnAll(t, []named{{n.partition, reg, at}}) })
 		})
 	}
 	all.Wait()
