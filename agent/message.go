@@ -26,8 +26,8 @@ type message struct {
 	nested bool // it runs within a turn of its agent, which waits for it
 	beside bool // a read that runs while turns go on
 
-	came  time.Time     // into the mailbox
-	until   time.Time // when nobody waits for it any more; zero: never
+	came  time.Time // into the mailbox
+	until time.Time // when nobody waits for it any more; zero: never
 
 	ready chan struct{} // the mailbox has come to it; nil: nobody waits, or it has
 	err   error         // why it will not run; set before ready

@@ -67,7 +67,7 @@ type activation struct {
 	box     mailbox
 	run     *turn              // the turn that runs, by whoever holds the baton
 	flights map[string]*flight // by id: running, or not acknowledged
-	over    map[string]*pend   // keys that were written and not acknowledged
+	over    map[string]*pend   // keys that were written and not acknowledged, and a few that are remembered
 	cut     uint64             // number of the turn, not acknowledged, that cleared everything
 	sizes   map[string]int     // bytes of values, of keys that are known
 	n       uint64             // turns written down, of this activation
@@ -82,9 +82,9 @@ type activation struct {
 	subs    map[*subscriber]bool
 }
 
-// pend is a value that was written and is not yet acknowledged.
+// pend is a value that is not, or not only, in the store.
 type pend struct {
-	n     uint64 // number of the turn
+	n     uint64 // number of the turn that wrote it; 0: it is acknowledged, and remembered
 	value []byte // nil: deleted
 }
 
@@ -607,7 +607,7 @@ func (p *partition) sweep(now time.Time, idle time.Duration) (left int) {
 
 // atRest reports whether nothing is lost if a is forgotten; p.mu is held.
 func (a *activation) atRest() bool {
-	return !a.busy && a.box.n == 0 && len(a.flights) == 0 && len(a.over) == 0 && a.cut == 0 && a.beside == 0 && len(a.subs) == 0
+	return !a.busy && a.box.n == 0 && len(a.flights) == 0 && a.tail == nil && a.cut == 0 && a.beside == 0 && len(a.subs) == 0
 }
 
 // active lists the agents in memory; p.mu is held.

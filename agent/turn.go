@@ -450,8 +450,13 @@ func (p *partition) acked(r *record, err error) {
 	a := r.a
 	p.mu.Lock()
 	for _, k := range r.keys {
-		if v := a.over[k]; v != nil && v.n == r.n {
+		v := a.over[k]
+		switch {
+		case v == nil || v.n != r.n:
+		case err != nil || len(v.value) > keptValue || len(a.over) > keptValues:
 			delete(a.over, k)
+		default:
+			v.n = 0 // it stays as what is remembered
 		}
 	}
 	if a.cut == r.n {

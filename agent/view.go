@@ -27,19 +27,48 @@ func (t *turn) raw(key string) (v []byte, big []byte, ok bool, err error) {
 
 // under is a value of the agent as it was when the turn began.
 func (t *turn) under(part byte, rest string) ([]byte, bool, error) {
-	if !t.aside {
-		t.p.mu.Lock()
-		v, there := t.a.over[string(part)+rest]
-		cut := t.a.cut != 0 && part == partState
-		t.p.mu.Unlock()
-		if there {
-			return v.value, v.value != nil, nil
-		}
-		if cut {
-			return nil, false, nil
-		}
+	if t.aside {
+		return t.store.Get(in(t.a.prefix, part, rest))
 	}
-	return t.store.Get(in(t.a.prefix, part, rest))
+	t.p.mu.Lock()
+	v, there := t.a.over[string(part)+rest]
+	cut, n := t.a.cut != 0 && part == partState, t.a.n
+	t.p.mu.Unlock()
+	if there {
+		return v.value, v.value != nil, nil
+	}
+	if cut {
+		return nil, false, nil
+	}
+	b, ok, err := t.store.Get(in(t.a.prefix, part, rest))
+	if err == nil && len(b) <= keptValue {
+		t.keep(string(part)+rest, b, ok, n)
+	}
+	return b, ok, err
+}
+
+// An agent in memory remembers a few small values, so that turns that follow
+// each other need not look for them.
+const (
+	keptValue  = 1024 // bytes
+	keptValues = 128
+)
+
+// keep remembers a value that was read when n turns were written down.
+func (t *turn) keep(key string, b []byte, ok bool, n uint64) {
+	a := t.a
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	if t.gen != t.p.gen || a.n != n || len(a.over) >= keptValues || a.over[key] != nil {
+		return
+	}
+	if a.over == nil {
+		a.over = map[string]*pend{}
+	}
+	if !ok {
+		b = nil
+	}
+	a.over[key] = &pend{0, b}
 }
 
 // value is the value of a key of state.

@@ -81,7 +81,7 @@ func (a *attempt) runTurn(ctx context.Context) error {
 	}
 	a.inv.Deadline = deadline
 	a.inv.Sandbox, a.inv.Placed = a.turn.Sandbox, a
-	err = a.dispatch(ctx, runner)
+	err = a.refusal(a.dispatch(ctx, runner))
 	a.turn.Sandbox = a.inv.Sandbox
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
@@ -91,6 +91,21 @@ func (a *attempt) runTurn(ctx context.Context) error {
 	a.unlong()
 	a.s.gate.exit(&a.w, a.inv.Usage.CPU)
 	return err
+}
+
+// refusal takes what code that failed had answered, where that says for itself
+// what is wrong: a status of 400 or more. The turn changes nothing either way.
+func (a *attempt) refusal(err error) error {
+	if lode.KindOf(err) != lode.Crashed || a.status != 0 || len(a.inv.Reply.Head) == 0 {
+		return err
+	}
+	if herr := a.Head(a.inv.Reply.Head); herr != nil || a.status < 400 {
+		return err
+	}
+	if _, werr := a.Write(a.inv.Reply.Body); werr != nil {
+		return err
+	}
+	return nil
 }
 
 // Placed tells the guest whether what it holds of the agent is its state.
