@@ -23,6 +23,9 @@
 // calls, messages and the cron clock, and works them off through its Service.
 // Every Service reaches it as a Durable. A node that is alone is both.
 //
+// An invocation that runs can be called by its address, and form groups with
+// others, on whatever node: see group.go. Nothing of that is durable.
+//
 // It decides nothing about what is deployed or how code runs: the catalog,
 // pools, datasets and durable tables are interfaces declared in ports.go, and
 // node passes the implementations. Only node and the command may import it.

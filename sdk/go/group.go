@@ -75,7 +75,21 @@ func timeout(ctx context.Context) []pair {
 	return []pair{{":timeout", milliseconds(time.Until(d))}}
 }
 
+// sayWho is how much longer than a context lasts the node is waited for: it
+// ends an operation of a group in time, and then says who was missing.
+const sayWho = 2 * time.Second
+
 func group(ctx context.Context, m message) (message, error) {
+	if d, ok := ctx.Deadline(); ok {
+		patient, cancel := context.WithDeadline(context.WithoutCancel(ctx), d.Add(sayWho))
+		defer cancel()
+		defer context.AfterFunc(ctx, func() {
+			if ctx.Err() == context.Canceled {
+				cancel()
+			}
+		})()
+		ctx = patient
+	}
 	r, err := operate(ctx, abi.OpGroup, m)
 	var e *Error
 	if errors.As(err, &e) {
@@ -130,8 +144,13 @@ func (g *Group) operate(verb string, body []byte, more ...pair) (message, error)
 	return group(g.ctx, message{head: append([]pair{{":verb", verb}, {":group", g.Name}}, more...), body: body})
 }
 
+// round is operate for what waits for all members.
+func (g *Group) round(verb string, body []byte, more ...pair) (message, error) {
+	return g.operate(verb, body, append(more, timeout(g.ctx)...)...)
+}
+
 func (g *Group) reduce(op Reduction, form string, body []byte) ([]byte, error) {
-	r, err := g.operate("reduce", body, pair{":op", string(op)}, pair{":form", form})
+	r, err := g.round("reduce", body, pair{":op", string(op)}, pair{":form", form})
 	if err == nil && len(r.body) != len(body) {
 		err = &Error{Kind: Internal, Detail: "a vector of " + strconv.Itoa(len(body)) + " bytes became one of " + strconv.Itoa(len(r.body))}
 	}
@@ -174,7 +193,7 @@ func (g *Group) AllReduceF64(op Reduction, v []float64) error {
 // Exchange gives a part, at most 1 MiB, to all members and returns those of
 // all ranks, in order.
 func (g *Group) Exchange(part []byte) ([][]byte, error) {
-	r, err := g.operate("exchange", part)
+	r, err := g.round("exchange", part)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +206,7 @@ func (g *Group) Exchange(part []byte) ([][]byte, error) {
 
 // Barrier waits until all members are here.
 func (g *Group) Barrier() error {
-	_, err := g.operate("barrier", nil)
+	_, err := g.round("barrier", nil)
 	return err
 }
 
