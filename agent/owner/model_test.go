@@ -79,6 +79,7 @@ type peer struct {
 
 type world2 struct {
 	j                                 [2][]entry // never changed in place
+	sum                               [2]uint64  // of them, for the key
 	reg                               Register
 	rev                               uint64
 	rec                               [2]NodeRecord
@@ -100,8 +101,8 @@ const aWait = 1 // any wait: the model's clock is the leases
 type model struct {
 	bounds
 	mutant string
-	seed   [2]maphash.Seed
-	seen   map[[2]uint64]struct{}
+	seed   maphash.Seed
+	seen   map[uint64]struct{} // keys' hashes: that any two of a million meet is one in 10^7
 	stack  []world2
 	key    []byte
 	viol   string
@@ -132,8 +133,7 @@ func start() world2 {
 
 // explore goes through every state, depth first.
 func (m *model) explore() {
-	m.seed = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
-	m.seen = make(map[[2]uint64]struct{})
+	m.seed, m.seen = maphash.MakeSeed(), make(map[uint64]struct{})
 	s := start()
 	m.push(&s)
 	for len(m.stack) > 0 && m.viol == "" && (m.most == 0 || len(m.seen) < m.most) {
@@ -179,7 +179,7 @@ func (m *model) push(s *world2) {
 	m.tidy(s)
 	m.check(s)
 	m.key = s.appendKey(m.key[:0])
-	k := [2]uint64{maphash.Bytes(m.seed[0], m.key), maphash.Bytes(m.seed[1], m.key)}
+	k := maphash.Bytes(m.seed, m.key)
 	if _, old := m.seen[k]; !old {
 		m.seen[k] = struct{}{}
 		m.stack = append(m.stack, *s)
