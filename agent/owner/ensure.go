@@ -167,6 +167,11 @@ func (o *Owners) Drain(ctx context.Context) error {
 	}
 }
 
+// Undrain takes a Drain back: partitions may come here again.
+func (o *Owners) Undrain(ctx context.Context) error {
+	return o.ask(ctx, func() { o.draining = false })
+}
+
 // drain moves partitions, several at a time. One that is not here any more is
 // no failure.
 func (o *Owners) drain(ctx context.Context, parts []journal.Partition, to []lode.NodeID) error {
@@ -226,8 +231,9 @@ func (o *Owners) Settled(ctx context.Context, p journal.Partition) error {
 	return nil
 }
 
-// Pinned says whether somebody may still need entries of this node's journal
-// for a partition that this node does not own: then nothing may be trimmed.
+// Pinned says whether entries of this node's journal may be needed to load a
+// partition, of whichever owner: then nothing may be trimmed. Settled, called
+// by each owner after its first snapshot in an epoch, ends it.
 func (o *Owners) Pinned() bool {
 	pinned := true
 	o.ask(o.ctx, func() { // closed: it is
@@ -235,8 +241,7 @@ func (o *Owners) Pinned() bool {
 			return
 		}
 		for _, s := range o.slots {
-			here := s.part.state == StateOwner
-			if s.reg.Node == o.c.Self && !here || !here && s.reg.Base.Journal == o.c.Self && !s.reg.Settled {
+			if s.reg.Node == o.c.Self && s.part.state != StateOwner || s.reg.needs(o.c.Self) {
 				pinned = true
 				return
 			}

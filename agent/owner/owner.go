@@ -11,7 +11,8 @@
 //	agents       ns/kind/n -> [Register]  who owns a partition, in which epoch, and where its data was before
 //	agent-nodes  node      -> [NodeRecord] which incarnation of a node is the present one, and whether it may renew its lease
 //
-// Both are changed by compare-and-swap only. What a node has cached of them is
+// Both are changed by compare-and-swap only, and a register is never deleted:
+// epochs of a partition must only grow, as long as any journal names them. What a node has cached of them is
 // a hint: nothing is written that a swap does not confirm.
 //
 // What decides is in machines without clock and I/O (term.go, part.go,
@@ -31,6 +32,8 @@ package owner
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"lode"
@@ -152,8 +155,35 @@ type Register struct {
 	// read, so for how long after it has seen it Node must wait.
 	Wait time.Duration `json:"wait,omitempty"`
 	// Settled says that the partition has been taken in this epoch, that no
-	// wait is due, and that Base is not needed any more.
+	// wait is due, and that neither Base nor Pins are needed any more.
 	Settled bool `json:"settled,omitempty"`
+	// Pins are the nodes, sorted and with commas between, in whose journals is
+	// what the data at Base itself began with: an owner may have gone before
+	// it had a snapshot of its own.
+	Pins string `json:"pins,omitempty"`
+}
+
+// pins is what the next register pins, whose base is in the epoch of r if held,
+// and else that of r.
+func (r *Register) pins(held bool) string {
+	if r.Settled || !held || r.Base.Journal == "" {
+		if r.Settled {
+			return ""
+		}
+		return r.Pins
+	}
+	nodes := []string{string(r.Base.Journal)}
+	if r.Pins != "" {
+		nodes = append(nodes, strings.Split(r.Pins, ",")...)
+	}
+	slices.Sort(nodes)
+	return strings.Join(slices.Compact(nodes), ",")
+}
+
+// needs reports whether entries of n's journal may be needed to load the
+// partition.
+func (r *Register) needs(n lode.NodeID) bool {
+	return !r.Settled && (r.Base.Journal == n || slices.Contains(strings.Split(r.Pins, ","), string(n)))
 }
 
 // NodeRecord says which incarnation of a node is the present one. It is JSON in

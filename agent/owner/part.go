@@ -90,7 +90,7 @@ func (p *part) see(me self, reg Register, rev uint64, held bool) act {
 	if held {
 		base = journal.Base{Journal: me.node, Cut: me.opened, Epoch: reg.Epoch}
 	}
-	p.reg = Register{Epoch: reg.Epoch + 1, Node: me.node, Incarnation: me.inc, Base: base}
+	p.reg = Register{Epoch: reg.Epoch + 1, Node: me.node, Incarnation: me.inc, Base: base, Pins: reg.pins(held)}
 	if !reg.Settled {
 		p.reg.Wait = reg.Wait
 	}
@@ -119,7 +119,7 @@ func (p *part) wanted(me self, inc string) Register {
 	if p.state != StateGiving {
 		return p.reg
 	}
-	return Register{Epoch: p.reg.Epoch + 1, Node: p.to, Incarnation: inc, Base: p.reg.Base}
+	return Register{Epoch: p.reg.Epoch + 1, Node: p.to, Incarnation: inc, Base: p.reg.Base, Pins: p.reg.Pins}
 }
 
 // swapped says that the register is as wanted, at rev.
@@ -225,6 +225,7 @@ func (p *part) given(me self, pos uint64) act {
 		return actNone
 	}
 	p.stage = handing
+	p.reg.Pins = p.reg.pins(true)
 	p.reg.Base = journal.Base{Journal: me.node, Cut: pos + 1, Epoch: p.reg.Epoch}
 	return actSwap
 }
@@ -232,7 +233,7 @@ func (p *part) given(me self, pos uint64) act {
 // settled is the register that says that the base is not needed any more.
 func (p *part) settled() (Register, bool) {
 	r := p.reg
-	r.Settled, r.Wait = true, 0
+	r.Settled, r.Wait, r.Pins = true, 0, ""
 	return r, p.state == StateOwner && !p.reg.Settled
 }
 

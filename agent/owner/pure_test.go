@@ -34,6 +34,7 @@ func FuzzPartition(f *testing.F) {
 }
 
 func TestSuspicion(t *testing.T) {
+	const detectIn = 4
 	u := newSuspicion()
 	look := func(n int, alive, late bool) {
 		for range n {
@@ -41,28 +42,28 @@ func TestSuspicion(t *testing.T) {
 		}
 	}
 	look(detectIn, false, false)
-	if u.dead("a", 0) {
+	if u.dead("a", 0, detectIn) {
 		t.Fatal("a node that may just not have been reached yet is dead")
 	}
 	look(1, true, false)
 	look(detectIn-1, false, false)
-	if u.dead("a", 0) {
+	if u.dead("a", 0, detectIn) {
 		t.Fatal("too early")
 	}
 	look(1, false, false)
-	if !u.dead("a", 0) || u.dead("a", 1) {
+	if !u.dead("a", 0, detectIn) || u.dead("a", 1, detectIn) {
 		t.Fatal("the first one's turn, and nobody else's")
 	}
 	look(rankTicks, false, false)
-	if !u.dead("a", 1) || u.dead("a", 2) {
+	if !u.dead("a", 1, detectIn) || u.dead("a", 2, detectIn) {
 		t.Fatal("the second one's turn")
 	}
 	look(1, false, true)
-	if u.dead("a", 0) {
+	if u.dead("a", 0, detectIn) {
 		t.Fatal("a node that has slept suspects others")
 	}
 	look(detectIn*newFactor, false, false)
-	if !u.dead("a", 0) {
+	if !u.dead("a", 0, detectIn) {
 		t.Fatal("never dead")
 	}
 }
@@ -81,9 +82,9 @@ func TestRegisterOfTakeover(t *testing.T) {
 		{"it had a lease", NodeRecord{Count: 3, State: NodeUp}, Register{Epoch: 2, Node: "a", Base: old, Settled: true}, true,
 			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: journal.Base{Journal: "a", Cut: 9, Epoch: 2}, Wait: w}},
 		{"it never had one", NodeRecord{State: NodeUp}, Register{Epoch: 2, Node: "a", Base: old}, true,
-			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: journal.Base{Journal: "a", Cut: 9, Epoch: 2}}},
+			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: journal.Base{Journal: "a", Cut: 9, Epoch: 2}, Pins: "x"}},
 		{"it has ended", NodeRecord{Count: 3, State: NodeDown}, Register{Epoch: 2, Node: "a", Base: old}, true,
-			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: journal.Base{Journal: "a", Cut: 9, Epoch: 2}}},
+			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: journal.Base{Journal: "a", Cut: 9, Epoch: 2}, Pins: "x"}},
 		{"it had not taken it, and was to wait itself", NodeRecord{State: NodeUp}, Register{Epoch: 2, Node: "a", Base: old, Wait: time.Second}, false,
 			Register{Epoch: 3, Node: "b", Incarnation: "i", Base: old, Wait: time.Second}},
 	} {
@@ -128,5 +129,30 @@ func TestLeaseEnds(t *testing.T) {
 	o.c.Alone = func() bool { return true }
 	if !o.LeaseValid() {
 		t.Error("a node that is alone waits for nobody")
+	}
+}
+
+// TestPins holds that a journal is needed until an owner has a snapshot of its
+// own, however often the partition moves before.
+func TestPins(t *testing.T) {
+	r := Register{Epoch: 1, Node: "a"}
+	next := func(to lode.NodeID) {
+		r = Register{Epoch: r.Epoch + 1, Node: to, Pins: r.pins(true), Base: journal.Base{Journal: r.Node, Cut: 1, Epoch: r.Epoch}}
+	}
+	next("b")
+	next("c")
+	next("b")
+	if r.Pins != "a,b" || !r.needs("a") || !r.needs("b") || !r.needs("c") || r.needs("d") {
+		t.Fatalf("%+v", r)
+	}
+	if kept := r.pins(false); kept != "a,b" {
+		t.Fatal(kept)
+	}
+	p := part{state: StateOwner, reg: r}
+	if r, _ = p.settled(); r.needs("c") || r.needs("a") {
+		t.Fatalf("%+v", r)
+	}
+	if next("d"); r.Pins != "" || !r.needs("b") {
+		t.Fatalf("%+v", r)
 	}
 }

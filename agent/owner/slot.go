@@ -10,8 +10,12 @@ import (
 	"lode/bus"
 )
 
-// retryPause is before something that failed and must be done is tried again.
-const retryPause = 250 * time.Millisecond
+// retryPause is before something that failed and must be done is tried again;
+// where it fails again and again, up to mostPause.
+const (
+	retryPause = 250 * time.Millisecond
+	mostPause  = 5 * time.Second
+)
 
 // slot is one partition as the loop knows it: what its register is, and how far
 // this node has come with it.
@@ -342,13 +346,16 @@ func (o *Owners) load(t *term, base lode.NodeID, slots []*slot) {
 		o.inTerm(t, func() {
 			if err != nil {
 				o.c.Logger.Error("agents: partitions cannot be loaded", "journal", base, "partitions", len(claims), "err", err)
-				o.later(t, retryPause, func() {
+				wait := min(retryPause<<min(t.failed[base], 8), mostPause)
+				t.failed[base]++
+				o.later(t, wait, func() {
 					t.loading[base] = false
 					t.toLoad[base] = append(t.toLoad[base], slots...)
 				})
 				return
 			}
 			t.loading[base] = false
+			delete(t.failed, base)
 			for i, s := range slots {
 				s.loaded = got[i]
 				o.do(s, s.part.loaded(claims[i].Epoch))

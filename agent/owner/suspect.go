@@ -12,7 +12,6 @@ import (
 const (
 	rankTicks = 8  // looks by which each further node waits for the one before it to take over
 	newFactor = 5  // times Detect for a node that has not been heard of since this one began
-	detectIn  = 4  // looks in Detect
 	scanAgain = 20 // looks after which a take-over that came to nothing is tried again at the soonest
 )
 
@@ -40,9 +39,9 @@ func (u *suspicion) look(n lode.NodeID, alive, late bool) {
 	}
 }
 
-// dead says whether a node is to be taken over by the rank-th of the others.
-func (u *suspicion) dead(n lode.NodeID, rank int) bool {
-	want := detectIn
+// dead says whether a node that is to be unheard of for want looks is to be
+// taken over by the rank-th of the others.
+func (u *suspicion) dead(n lode.NodeID, rank, want int) bool {
 	if !u.heard[n] {
 		want *= newFactor
 	}
@@ -73,7 +72,7 @@ func (o *Owners) suspect(late bool) {
 			living = o.living()
 		}
 		for rank, l := range lode.Rendezvous([]byte(n), living) {
-			if l == o.c.Self && o.dead.dead(n, rank) {
+			if l == o.c.Self && o.dead.dead(n, rank, int(o.c.Detect/o.interval())) {
 				o.takeFrom(t, n)
 			}
 		}

@@ -100,7 +100,7 @@ func (t *takeover) scanned() { t.stage = takeSwapping }
 // whether the journal has a take or a snapshot of n's epoch before the cut.
 // wait is for how long the node may still read.
 func (t *takeover) register(n named, held bool, to lode.NodeID, inc string, wait time.Duration) Register {
-	r := Register{Epoch: n.reg.Epoch + 1, Node: to, Incarnation: inc, Base: n.reg.Base}
+	r := Register{Epoch: n.reg.Epoch + 1, Node: to, Incarnation: inc, Base: n.reg.Base, Pins: n.reg.pins(held)}
 	if held {
 		r.Base = journal.Base{Journal: t.node, Cut: t.cut, Epoch: n.reg.Epoch}
 	}

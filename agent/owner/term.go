@@ -33,13 +33,14 @@ type term struct {
 	swapping int // registers that are being swapped
 	toLoad   map[lode.NodeID][]*slot
 	loading  map[lode.NodeID]bool
+	failed   map[lode.NodeID]int  // loads of a journal in a row
 	takes    map[lode.NodeID]bool // nodes that are being taken over here
 }
 
 // newTerm opens the journal and makes the term known, in another goroutine; the
 // term is there when the loop has it.
 func (o *Owners) newTerm() {
-	t := &term{self: self{node: o.c.Self}, toLoad: make(map[lode.NodeID][]*slot), loading: make(map[lode.NodeID]bool), takes: make(map[lode.NodeID]bool)}
+	t := &term{self: self{node: o.c.Self}, toLoad: make(map[lode.NodeID][]*slot), loading: make(map[lode.NodeID]bool), failed: make(map[lode.NodeID]int), takes: make(map[lode.NodeID]bool)}
 	t.ctx, t.cancel = context.WithCancel(o.ctx)
 	o.work.Go(func() {
 		var d time.Duration
