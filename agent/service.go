@@ -44,7 +44,10 @@ type Config struct {
 	Stored func(context.Context) (kept func(lode.Namespace, lode.Name) bool, err error)
 	Idle   time.Duration // that an agent stays in memory without a message; 0: 60 s
 	Trim   int64         // bytes of journal at which snapshots are taken; 0: 64 MiB
-	Logger *slog.Logger  // nil: slog.Default
+	// Short says that memory is short: agents leave it as soon as they have
+	// nothing to do. Nil: it never is.
+	Short  func() bool
+	Logger *slog.Logger // nil: slog.Default
 
 	probe probe
 }
@@ -69,6 +72,8 @@ type Service struct {
 	term  *term
 	takes map[journal.Partition]uint64 // positions of the takes of this term
 	held  map[journal.Partition]kept
+
+	trimming sync.Mutex // one trim at a time
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -136,6 +141,9 @@ func (s *Service) openState() (*state.DB, error) {
 
 // Drain gives all partitions to other nodes.
 func (s *Service) Drain(ctx context.Context) error { return s.owners.Drain(ctx) }
+
+// Undrain takes a Drain back.
+func (s *Service) Undrain(ctx context.Context) error { return s.owners.Undrain(ctx) }
 
 // Owners is who has which partition.
 func (s *Service) Owners() *owner.Owners { return s.owners }

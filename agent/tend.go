@@ -24,8 +24,13 @@ func (s *Service) tend(ctx context.Context) {
 			return
 		}
 		now := time.Now()
+		short := s.cfg.Short != nil && s.cfg.Short()
 		for _, p := range s.owned() {
-			p.sweep(now, s.idleOf(p))
+			idle := s.idleOf(p)
+			if short {
+				idle = 0
+			}
+			p.sweep(now, idle)
 		}
 		if now.Sub(looked) >= eraseEvery {
 			looked = now
@@ -38,10 +43,33 @@ func (s *Service) tend(ctx context.Context) {
 			continue
 		}
 		last = now
-		if err := s.trim(ctx, t); err != nil && ctx.Err() == nil {
+		if err := s.Trim(ctx); err != nil && ctx.Err() == nil {
 			s.log().Warn("the journal of this node's agents cannot be trimmed", "err", err)
 		}
 	}
+}
+
+// Passivate takes every agent out of memory that has nothing under way, as when
+// memory is short.
+func (s *Service) Passivate() {
+	for _, p := range s.owned() {
+		p.sweep(time.Now(), 0)
+	}
+}
+
+// Trim takes snapshots of this node's partitions and removes the part of its
+// journal that they make needless. It is done from time to time without being
+// asked for.
+func (s *Service) Trim(ctx context.Context) error {
+	s.mu.Lock()
+	t := s.term
+	s.mu.Unlock()
+	if t == nil {
+		return lode.Errorf(lode.Unavailable, "this node has no journal of agents at the moment")
+	}
+	s.trimming.Lock()
+	defer s.trimming.Unlock()
+	return s.trim(ctx, t)
 }
 
 // idleOf is how long agents of a partition stay in memory.

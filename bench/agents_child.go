@@ -67,9 +67,11 @@ type order struct {
 	First   int           `json:"first"`   // number of the first key
 	Callers int           `json:"callers"` // each calls one key after another
 	For     time.Duration `json:"for"`
-	Each    bool          `json:"each"` // once for each key, instead of For
-	Only    lode.NodeID   `json:"only"` // agents of this node alone; "": all
-	Not     lode.NodeID   `json:"not"`  // agents of other nodes than this
+	Each    bool          `json:"each"`   // once for each key, instead of For
+	Only    lode.NodeID   `json:"only"`   // agents of this node alone; "": all
+	Not     lode.NodeID   `json:"not"`    // agents of other nodes than this
+	Trim    bool          `json:"trim"`   // snapshots are taken and the journal is trimmed meanwhile, again and again
+	Forget  bool          `json:"forget"` // no agent is in memory when it begins
 	Profile string        `json:"profile"`
 }
 
@@ -107,10 +109,22 @@ func (o *order) run(ctx context.Context, n *node.Node) (t told) {
 		last         atomic.Int64
 		gap          atomic.Int64
 	)
+	if o.Forget {
+		n.Agents().Passivate()
+	}
+	tctx, cancel := context.WithCancel(ctx)
+	if o.Trim {
+		wg.Go(func() {
+			for tctx.Err() == nil {
+				n.Agents().Trim(tctx)
+			}
+		})
+	}
 	began := time.Now()
 	end := began.Add(o.For)
+	var calling sync.WaitGroup
 	for i := range lats {
-		wg.Go(func() {
+		calling.Go(func() {
 			for {
 				k := int(next.Add(1)) - 1
 				start := time.Now()
@@ -139,8 +153,10 @@ func (o *order) run(ctx context.Context, n *node.Node) (t told) {
 			}
 		})
 	}
-	wg.Wait()
+	calling.Wait()
 	t.Elapsed = time.Since(began)
+	cancel()
+	wg.Wait()
 	all := slices.Concat(lats...)
 	slices.Sort(all)
 	t.Calls, t.Failed, t.Gap = len(all), int(failed.Load()), time.Duration(gap.Load())

@@ -25,7 +25,7 @@ import (
 func (n *Node) openAgents(ctx context.Context) (err error) {
 	n.agents, err = agent.Open(ctx, agent.Config{Self: n.fleet.id, Dir: filepath.Join(n.dir.path, "agents"), Bus: n.bus, Catalog: kinds{n}, Runner: &turns{n: n},
 		Blobs: snapshots{n.snapshots}, Peers: askers{n.fleet}, Sockets: sockets{n}, Alive: n.fleet.alive, Nodes: n.fleet.known, Eligible: n.fleet.hosts, Alone: n.fleet.alone,
-		Now: n.fleet.clusterTime, Kept: n.keptState, Stored: n.storedStates, Idle: n.cfg.Idle, Logger: n.cfg.Logger})
+		Now: n.fleet.clusterTime, Kept: n.keptState, Stored: n.storedStates, Idle: n.cfg.Idle, Short: memoryShort, Logger: n.cfg.Logger})
 	if err != nil {
 		return err
 	}
@@ -36,6 +36,13 @@ func (n *Node) openAgents(ctx context.Context) (err error) {
 	})
 	close(n.agentsOpen)
 	return nil
+}
+
+// memoryShort reports whether under a sixteenth of the machine's memory, and
+// under 1 GiB, is free.
+func memoryShort() bool {
+	free := freeMemory()
+	return free > 0 && free < min(totalMemory()/16, 1<<30)
 }
 
 // Agents are this node's agents, for callers in its own process.

@@ -44,4 +44,29 @@ static int ask(void) {
 	return lode_answer_integer(n);
 }
 
-LODE_EXPORTS(LODE_KIND("counter", LODE_METHOD("add", add) LODE_READ("get", get) LODE_READ("echo", echo) LODE_READ("say", say) LODE_READ("ask", ask)))
+/* keep stores what it gets. */
+static int keep(void) {
+	lode_bytes b = lode_body();
+	return lode_state_put("v", b.ptr, b.len) ? lode_error("State", "the value cannot be stored") : lode_answer(204, NULL, NULL, 0);
+}
+
+/* relay counts, and has another agent of the kind count as well: sink0 to sink9. */
+static int relay(void) {
+	int64_t has = 0;
+	char buf[21], to[128];
+	lode_bytes at = lode_header(":address");
+	uint32_t n = 0, h = 0;
+	lode_result r = lode_state_get("n");
+	if (r.status || (lode_found(&r) && lode_integer(r.m.body, &has))) return lode_error("State", "the number cannot be read");
+	lode_bytes d = lode_signed(has + 1, buf);
+	if (lode_state_put("n", d.ptr, d.len)) return lode_error("State", "the number cannot be stored");
+	for (uint32_t i = 0; i < at.len; i++) h = h * 31 + at.ptr[i];
+	while (n < at.len && n < 100 && at.ptr[n] != '/') to[n] = (char)at.ptr[n], n++;
+	lode_copy(to + n, "/sink", 5);
+	to[n + 5] = (char)('0' + h % 10);
+	to[n + 6] = 0;
+	if (lode_tell(to, "add", "1", 1, 0)) return lode_error("Send", "the message is not taken");
+	return lode_answer_integer(has + 1);
+}
+
+LODE_EXPORTS(LODE_KIND("counter", LODE_METHOD("add", add) LODE_READ("get", get) LODE_READ("echo", echo) LODE_READ("say", say) LODE_READ("ask", ask) LODE_METHOD("keep", keep) LODE_METHOD("relay", relay)))

@@ -7,7 +7,10 @@ import (
 	"lode/sdk/go"
 )
 
-type Counter struct{ N int }
+type Counter struct {
+	N int
+	V string
+}
 
 // Add adds to the counter and returns what it is then.
 func (c *Counter) Add(_ context.Context, n int) (int, error) {
@@ -33,6 +36,9 @@ func (c *Counter) Ask(ctx context.Context, to string, n int, b string) (int, err
 
 // Say gives back a text.
 func (c *Counter) Say(_ context.Context, s string) (string, error) { return s, nil }
+
+// Keep stores a text.
+func (c *Counter) Keep(_ context.Context, v string) { c.V = v }
 
 func main() {
 	lode.Agent("counter", func(string) *Counter { return &Counter{} }, "Get", "Echo", "Say", "Ask")
