@@ -21,6 +21,7 @@ type AgentSpec struct {
 	Mailbox    int           `json:"mailbox,omitempty"`   // messages that wait at one agent, 1,000
 	Methods    []string      `json:"methods,omitempty"`   // of the code, as it said of itself; empty: not known
 	Read       []string      `json:"read,omitempty"`      // methods that only read
+	Near       string        `json:"near,omitempty"`      // a dataset, kind, node, zone or label (key=value) whose nodes its partitions are to be on, where that can be; "": any
 }
 
 // Reentrant says what becomes of a call to an agent that waits, directly or

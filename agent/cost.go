@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -31,7 +30,10 @@ type CallerRate struct {
 }
 
 // spent counts what a partition has cost.
-type spent struct{ turns, cpu atomic.Int64 }
+type spent struct {
+	turns, cpu atomic.Int64
+	counting   atomic.Bool // its bytes are being counted
+}
 
 // add counts one turn.
 func (c *spent) add(cpu time.Duration) {
@@ -47,24 +49,41 @@ func (c *spent) perTurn() time.Duration {
 	return 0
 }
 
-// recount is how old a count of bytes may be that a Cost is told with.
-const recount = 10 * time.Minute
+// recountAfter is how old a count of bytes may be that a Cost is told with.
+const recountAfter = 10 * time.Minute
 
 // Costs tells what each partition costs that this node has, in no order.
-func (s *Service) Costs(ctx context.Context) ([]Cost, error) {
+func (s *Service) Costs() []Cost {
 	var out []Cost
 	rates := s.callers.rates(time.Now())
 	for id, p := range s.owned() {
+		v := Cost{Partition: id, Epoch: p.epoch, Turns: p.spent.turns.Load(), CPU: time.Duration(p.spent.cpu.Load()), Callers: rates[id]}
 		c := p.counts.Load()
-		if c == nil || time.Since(c.at) > recount {
-			var err error
-			if c, err = p.count(ctx); err != nil {
-				return nil, err
-			}
+		if c != nil {
+			v.Bytes = c.bytes
 		}
-		out = append(out, Cost{Partition: id, Epoch: p.epoch, Turns: p.spent.turns.Load(), CPU: time.Duration(p.spent.cpu.Load()), Bytes: c.bytes, Callers: rates[id]})
+		if c == nil || time.Since(c.at) > recountAfter {
+			s.recount(p)
+		}
+		out = append(out, v)
 	}
-	return out, nil
+	return out
+}
+
+// recount counts a partition's bytes behind the back of who asks: that may
+// take long.
+func (s *Service) recount(p *partition) {
+	s.mu.Lock() // Close takes it between the end of ctx and the wait
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil || !p.spent.counting.CompareAndSwap(false, true) {
+		return
+	}
+	s.work.Go(func() {
+		defer p.spent.counting.Store(false)
+		if _, err := p.count(s.ctx); err != nil && s.ctx.Err() == nil {
+			s.log().Warn("a partition's bytes cannot be counted", "partition", p.id, "err", err)
+		}
+	})
 }
 
 const (

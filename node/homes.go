@@ -120,6 +120,8 @@ func (n *Node) handlers() map[string]link.Handler {
 		invoke.TalkMethod: n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return n.invoke.HandleTalk(ctx, in) }),
 		agent.LinkMethod:  n.late(n.agentsOpen, func(ctx context.Context, in *link.Incoming) error { return n.agents.HandleRemote(ctx, in) }),
 		framesMethod:      n.late(n.open, n.serveFrames),
+		costsMethod:       n.late(n.agentsOpen, n.serveCosts),
+		moveMethod:        n.late(n.agentsOpen, n.serveMove),
 		job.MethodWork:    n.late(n.open, func(ctx context.Context, in *link.Incoming) error { return work()(ctx, in) }),
 		"http":            n.late(n.open, n.serveFar),
 	}

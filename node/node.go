@@ -135,7 +135,8 @@ type Node struct {
 	pools      *pools
 	invoke     *invoke.Service
 	agents     *agent.Service
-	snapshots  *store.Store // blobs of agents
+	balance    atomic.Pointer[rebalancer] // nil: this node is not the keeper
+	snapshots  *store.Store               // blobs of agents
 	data       *data.Datasets
 	runner     *jobRunner
 	scratch    string // folder that programs pass through on their way to workers

@@ -28,6 +28,7 @@ func (n *Node) tend(ctx context.Context) {
 	var swept sync.WaitGroup
 	defer swept.Wait()
 	swept.Go(func() { n.sweep(ctx) })
+	swept.Go(func() { n.rebalance(ctx) })
 	if n.cfg.NATS != nil {
 		return
 	}
@@ -160,6 +161,7 @@ func (d *drain) set(what []string) {
 func (n *Node) drains(ctx context.Context) {
 	t := time.NewTicker(100 * time.Millisecond)
 	defer t.Stop()
+	gave := false // agents, and takes no more
 	for {
 		select {
 		case <-t.C:
@@ -177,10 +179,14 @@ func (n *Node) drains(ctx context.Context) {
 		}
 		if !leaves {
 			n.drain.set(nil)
+			if gave && n.agents.Undrain(ctx) == nil {
+				gave = false
+			}
 		}
 		if !ok || r.State != member.Draining {
 			continue
 		}
+		gave = true
 		left := n.leftHere(ctx)
 		n.drain.set(left)
 		if len(left) > 0 {
@@ -192,11 +198,27 @@ func (n *Node) drains(ctx context.Context) {
 	}
 }
 
+// giveAgents gives partitions of agents to other nodes, and says what is left
+// of them here.
+func (n *Node) giveAgents(ctx context.Context) (left []string) {
+	ctx, cancel := context.WithTimeout(ctx, giveWait)
+	defer cancel()
+	err := n.agents.Drain(ctx)
+	if err == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d partitions of agents: %v", n.agents.Stats().Partitions, err)}
+}
+
+// giveWait is how long partitions are given away before the rest is looked at.
+const giveWait = 5 * time.Second
+
 // leftHere is what this node still carries, in words.
 func (n *Node) leftHere(ctx context.Context) (left []string) {
 	if running, queued := n.carries(); running+queued > 0 {
 		left = append(left, fmt.Sprintf("%d invocations and groups of shards", running+queued))
 	}
+	left = append(left, n.giveAgents(ctx)...)
 	if keeper, jobs := n.seat.who(); jobs != nil || keeper == n.fleet.id || keeper == "" {
 		left = append(left, "the keeper's lease")
 	}

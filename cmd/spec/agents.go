@@ -19,7 +19,7 @@ func kindFields() []field[fn] {
 		return slices.DeleteFunc(fields, func(f field[fn]) bool { return slices.Contains(keys, f.key) })
 	}
 	access := without(triggerFields(), "route", "routes", "cors", "schedule", "queue", "batch", "events", "retry", "reduce", "ok_exit")
-	return slices.Concat(ownKindFields(), access, without(codeFields(), "run", "contract", "handler"), without(limitFields(), "queue_max", "scale"))
+	return slices.Concat(ownKindFields(), access, without(codeFields(), "run", "contract", "handler"), without(limitFields(), "queue_max", "scale", "near"))
 }
 
 // ownKindFields are the keys that only kinds have.
@@ -35,6 +35,7 @@ func ownKindFields() []field[fn] {
 		{key: "scale", about: "sandboxes of a node", as: mapOf([]field[fn]{
 			{key: "max", as: intOf(0, 100_000, func(f *fn) *int { return &f.Limits.ScaleMax })},
 		}, func(f *fn) *fn { return f })},
+		{key: "near", about: "a dataset, kind, node, zone or label (KEY=VALUE): its partitions are to be on nodes of that, where they can", as: nearShape()},
 		{key: "methods", about: "methods that only read, beside those that the code marks: {total: read}", as: methodsShape()},
 	}
 }
@@ -95,6 +96,18 @@ func ttlShape() shape[fn] {
 		}
 		return v, err
 	}, func(f *fn) *time.Duration { return &f.Agent.TTL })
+}
+
+// nearWord is a name, a zone or a label.
+var nearWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}(=[A-Za-z0-9._/-]{1,63})?$`)
+
+func nearShape() shape[fn] {
+	return scalar(object{"type": "string"}, "a dataset, kind, node, zone or label (KEY=VALUE)", func(s string) (string, error) {
+		if !nearWord.MatchString(s) {
+			return "", wrong("one word, as in near: mails, or a label, as in near: disk=ssd", "%q names nothing", clip(s))
+		}
+		return s, nil
+	}, func(f *fn) *string { return &f.Agent.Near })
 }
 
 // methodName is what the SDKs make of a method.
