@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ type channel struct {
 	mark    uint64 // everything up to here was consumed
 	running bool   // the deliverer is at work
 	again   bool   // there is something new for it
+	rouse   func() // ends its waiting for the receiver; nil: it does not wait
 }
 
 // channel finds the channel to a partition; p.mu is held.
@@ -66,6 +68,9 @@ func (c *channel) load() error {
 // push has the deliverer look for something new; p.mu is held.
 func (c *channel) push() {
 	c.again = true
+	if c.rouse != nil {
+		c.rouse()
+	}
 	if !c.running && c.p.open {
 		c.running = true
 		go c.deliver()
@@ -75,7 +80,7 @@ func (c *channel) push() {
 // deliver brings messages to the receiver until there are none.
 func (c *channel) deliver() {
 	var epoch, sent uint64 // of the receiver; the last number it was given
-	pause := 10 * time.Millisecond
+	pause, moved := 10*time.Millisecond, time.Now()
 	for {
 		c.p.mu.Lock()
 		err := c.load()
@@ -94,10 +99,10 @@ func (c *channel) deliver() {
 		}
 		var r receipt
 		if err == nil {
-			err = c.p.s.reached(pointDelivery)
+			r, err = c.bring(mark, ls)
 		}
-		if err == nil {
-			r, err = c.p.s.deliver(c.p.ctx, c.p.id, c.to, mark, ls)
+		if err == errRoused {
+			continue
 		}
 		if k := lode.KindOf(err); k == lode.NotFound || k == lode.Gone {
 			err = c.bury(ls, err)
@@ -117,8 +122,49 @@ func (c *channel) deliver() {
 			}
 			epoch = r.epoch
 		}
+		if r.mark > mark || len(ls) > 0 {
+			moved = time.Now()
+		} else if time.Since(moved) > resendAfter {
+			moved, sent = time.Now(), mark // the receiver may have put some aside
+		}
 		c.consumed(r.mark)
 	}
+}
+
+// resendAfter is how long the receiver may consume nothing before it is given
+// everything again; it knows what it has already.
+const resendAfter = 3 * time.Second
+
+// errRoused says that there is something to send: waiting for the receiver was
+// given up.
+var errRoused = errors.New("there is more to send")
+
+// bring gives messages to the receiver; where there are none it waits until that
+// has consumed more.
+func (c *channel) bring(mark uint64, ls []letter) (receipt, error) {
+	ctx := c.p.ctx
+	if len(ls) == 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		c.p.mu.Lock()
+		if c.again {
+			c.p.mu.Unlock()
+			return receipt{}, errRoused
+		}
+		c.rouse = cancel
+		c.p.mu.Unlock()
+		defer func() {
+			c.p.mu.Lock()
+			c.rouse = nil
+			c.p.mu.Unlock()
+		}()
+	}
+	r, err := c.p.s.deliver(ctx, c.p.id, c.to, mark, ls)
+	if err != nil && ctx.Err() != nil && c.p.ctx.Err() == nil {
+		return receipt{}, errRoused
+	}
+	return r, err
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -280,8 +326,9 @@ func (p *partition) inbox(from peer) (*inbox, error) {
 
 func (w *window) clone() window { return window{w.Mark, slices.Clone(w.Bits)} }
 
-// receive takes messages of a channel, and answers how far it was consumed as
-// soon as that is further than known, or after a while.
+// receive takes messages of a channel, and answers how far it was consumed.
+// Where there are none it waits until that is further than known, or for a
+// while.
 func (p *partition) receive(ctx context.Context, from peer, known uint64, ls []letter) (receipt, error) {
 	if rev, err := p.s.cfg.Catalog.Kind(p.id.Namespace, p.id.Kind); err == nil {
 		if err := p.s.suits(ctx, p, rev); err != nil {
@@ -310,7 +357,7 @@ func (p *partition) receive(ctx context.Context, from peer, known uint64, ls []l
 	}
 	mark, changed := i.done.Mark, i.changed
 	p.mu.Unlock()
-	if mark <= known {
+	if mark <= known && len(ls) == 0 {
 		t := time.NewTimer(200 * time.Millisecond)
 		defer t.Stop()
 		select {
