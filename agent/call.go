@@ -132,6 +132,7 @@ func checkMethod(rev *lode.Revision, c *lode.AgentCall) error {
 func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, error) {
 	id := journal.Partition{Namespace: m.c.Namespace, Kind: m.c.Kind, N: lode.PartitionOf(m.c.Key, partitionsOf(m.rev))}
 	maybe := false // it may have taken effect
+	began := s.started()
 	for try := 0; ; try++ {
 		r, err := s.attempt(ctx, id, m, try)
 		switch {
@@ -145,15 +146,30 @@ func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, erro
 		m = &n
 		m.fresh = m.fresh && !maybe
 		sleep(ctx, min(retryPause<<min(try, 4), 200*time.Millisecond))
-		if ctx.Err() == nil && s.started().Before(m.until) {
+		if now := s.started(); ctx.Err() == nil && now.Before(m.until) && (maybe || now.Sub(began) < ownerless) {
 			continue
 		}
 		if maybe {
 			return nil, unknown(m.id)
 		}
+		if s.started().Before(m.until) && ctx.Err() == nil {
+			return nil, nobodyHas(m)
+		}
 		e := lode.Errorf(lode.Deadline, "nobody had %s/%s in time: %w", m.c.Kind, m.c.Key, err)
 		return nil, e.WithHint("lode agents ls and lode nodes show whether its node is lost")
 	}
+}
+
+// ownerless is how long a call waits for somebody to have its agent: longer
+// than a lost node is replaced in, with a slow bus too.
+const ownerless = 15 * time.Second
+
+// nobodyHas is the error of a call to an agent whose node is lost, where no
+// other can take it.
+func nobodyHas(m *message) error {
+	e := lode.Errorf(lode.Unavailable, "no node has %s/%s at the moment", m.c.Kind, m.c.Key)
+	e.RetryAfter = 5 * time.Second
+	return e.WithHint("its node is lost and no other can take it over: lode nodes says what a failure costs")
 }
 
 // again reports whether a call may be made again after err, with the same id.

@@ -87,7 +87,8 @@ type Invocation struct {
 	Windows  Windows   // jobs only, else nil
 
 	// Sandbox is the number of the one that is to run it, if that is idle, and
-	// then of the one that does; 0: any. Numbers are those of a Pool.
+	// then of the one that does; 0: any. No two sandboxes of an Engine, ever,
+	// have the same number.
 	Sandbox uint64
 	// Placed is told which sandbox it will be, before Head is read. Nil:
 	// nobody is.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -55,6 +56,8 @@ type Engine struct {
 	ctx  context.Context // until Close
 	stop context.CancelFunc
 	done chan struct{} // closed by the janitor
+
+	numbers atomic.Uint64 // of the sandboxes of all pools: none has that of another
 
 	mu     sync.Mutex
 	pools  map[*Pool]struct{}

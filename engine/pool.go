@@ -257,8 +257,7 @@ func (p *Pool) make(ctx context.Context) (warm, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Cold++
-	p.number++
-	return warm{sb: sb, number: p.number}, nil
+	return warm{sb: sb, number: p.e.numbers.Add(1)}, nil
 }
 
 // await returns when the program is loaded, and reports whether it had to be.
@@ -310,8 +309,7 @@ func (p *Pool) runLoad(l *loading) {
 		now := time.Now()
 		p.mu.Lock()
 		p.prog, p.used = prog, now
-		p.number++
-		p.warm = append(p.warm, warm{sb, p.number, now})
+		p.warm = append(p.warm, warm{sb, p.e.numbers.Add(1), now})
 		p.stats.Loads++
 		p.stats.Cold++
 		p.mu.Unlock()
