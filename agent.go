@@ -86,7 +86,7 @@ type AgentCall struct {
 	// Deadline ends waiting; zero: the kind's own.
 	Deadline time.Time
 	Caller   string   // address of who calls, "" from outside
-	Chain    []string // addresses of agents that wait for this call, outermost first
+	Chain    []string // addresses of agents that wait for this call, outermost first; what an agent adds also names its turn
 	Trace    string   // traceparent
 	Depth    int
 	Delay    time.Duration // of a message that nobody waits for

@@ -79,7 +79,7 @@ func (c *channel) push() {
 
 // deliver brings messages to the receiver until there are none.
 func (c *channel) deliver() {
-	var epoch, sent uint64 // of the receiver; the last number it was given
+	var session, sent uint64 // of the receiver; the last number it was given
 	pause, moved := 10*time.Millisecond, time.Now()
 	for {
 		c.p.mu.Lock()
@@ -116,11 +116,11 @@ func (c *channel) deliver() {
 		if len(ls) > 0 {
 			sent = ls[len(ls)-1].N
 		}
-		if r.epoch != epoch {
-			if epoch != 0 {
+		if r.session != session {
+			if session != 0 {
 				sent = r.mark // a new owner: what it has not recorded it has not got
 			}
-			epoch = r.epoch
+			session = r.session
 		}
 		if r.mark > mark || len(ls) > 0 {
 			moved = time.Now()
@@ -242,7 +242,7 @@ func (c *channel) bury(ls []letter, why error) error {
 		ls[i].kind = c.to.kind
 		p.s.counts.dead.Add(1)
 		x := dead{At: p.s.now(), Letter: ls[i], Why: why.Error(), Kind: lode.KindOf(why)}
-		b.set(inN(agentPrefix(from.Key), partDead, ls[i].N<<16|uint64(c.to.n)), x.encode())
+		b.set(inN(agentPrefix(from.Key), partDead, p.s.frameNumber()), x.encode())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -270,8 +270,8 @@ func lastNumber(k []byte) (uint64, bool) {
 
 // receipt is what a receiver says of a channel.
 type receipt struct {
-	epoch uint64 // of the receiving partition
-	mark  uint64 // everything up to here is consumed, durably
+	session uint64 // another one: what was delivered and not consumed is forgotten
+	mark    uint64 // everything up to here is consumed, durably
 }
 
 // inbox is the receiving end of a channel. Messages of one sender to one agent
@@ -284,6 +284,7 @@ type inbox struct {
 	loaded  bool
 	wrote   window            // consumed, as written down
 	done    window            // consumed, as acknowledged
+	session uint64            // changes when what is here and not written down is forgotten
 	queued  map[uint64]bool   // here, and not yet written down
 	lanes   map[lane][]letter // by sender and receiver; the first one is at the agent
 	changed chan struct{}     // closed when done grows
@@ -320,6 +321,7 @@ func (p *partition) inbox(from peer) (*inbox, error) {
 		}
 	}
 	i.wrote = i.done.clone()
+	i.session = p.s.frameNumber()
 	i.queued, i.lanes, i.changed, i.loaded = map[uint64]bool{}, map[lane][]letter{}, make(chan struct{}), true
 	return i, nil
 }
@@ -345,6 +347,7 @@ func (p *partition) receive(ctx context.Context, from peer, known uint64, ls []l
 		p.mu.Unlock()
 		return receipt{}, err
 	}
+	session := i.session
 	for _, l := range ls {
 		if i.wrote.has(l.N) || i.queued[l.N] || l.N > i.wrote.Mark+windowMax {
 			continue
@@ -370,7 +373,7 @@ func (p *partition) receive(ctx context.Context, from peer, known uint64, ls []l
 		mark = i.done.Mark
 		p.mu.Unlock()
 	}
-	return receipt{p.epoch, mark}, nil
+	return receipt{session, mark}, nil
 }
 
 // start gives a message to its agent; p.mu is held.
@@ -394,13 +397,26 @@ func (i *inbox) start(x *arrival) {
 	}
 }
 
-// stall forgets a message that could not be begun: it is delivered again.
+// stall forgets a message that could not be begun: it is delivered again, since
+// the sender sees that the session is another one.
 func (i *inbox) stall(x *arrival) {
+	i.session = i.p.s.frameNumber()
 	at := lane{x.l.From, x.l.To}
 	for _, l := range i.lanes[at] {
 		delete(i.queued, l.N)
 	}
 	delete(i.lanes, at)
+}
+
+// stillWanted reports whether a message was not consumed by another delivery.
+func (p *partition) stillWanted(x *arrival) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !x.box.wrote.has(x.n) {
+		return true
+	}
+	x.box.nextOf(x)
+	return false
 }
 
 // consume is the channel's record once n is consumed; p.mu is held.
@@ -444,6 +460,7 @@ func (i *inbox) rewind() {
 	}
 	i.wrote = i.done.clone()
 	i.queued, i.lanes = map[uint64]bool{}, map[lane][]letter{}
+	i.session = i.p.s.frameNumber()
 }
 
 // mostTries is how often the turn of a message or a timer may fail before it

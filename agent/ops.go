@@ -38,17 +38,36 @@ func (t *turn) Operate(ctx context.Context, op Op, req lode.Message, done func(l
 		done(t.socketOp(&req))
 	case OpSend:
 		if isRunning(req.Get(":address")) {
-			return false
+			return t.leaves(done)
 		}
 		done(t.sendOp(&req))
 	case OpCall:
 		return t.callOp(ctx, &req, done)
 	case OpSelf:
 		done(t.self(), nil)
+	case opFetch, opQueue, opGroup:
+		return t.leaves(done)
 	default:
 		return false
 	}
 	return true
+}
+
+// The operations that are none of a turn's and have effects outside.
+const (
+	opFetch Op = 10
+	opQueue Op = 11
+	opGroup Op = 12
+)
+
+// leaves lets an operation go that somebody else performs, once what the turn
+// has seen is acknowledged.
+func (t *turn) leaves(done func(lode.Message, error)) bool {
+	if err := t.gate(); err != nil {
+		done(lode.Message{}, err)
+		return true
+	}
+	return false
 }
 
 func (t *turn) self() lode.Message {
@@ -124,6 +143,9 @@ func (t *turn) mgetOp(body []byte) (lode.Message, error) {
 		if r.bad {
 			break
 		}
+		if err := checkKey(key); err != nil {
+			return lode.Message{}, err
+		}
 		v, ok, err := t.value(key)
 		if err != nil {
 			return lode.Message{}, err
@@ -161,28 +183,40 @@ func (t *turn) deleteOp(key string) (lode.Message, error) {
 }
 
 func (t *turn) writeOp(body []byte) error {
-	r := &fields{b: body}
-	for range r.count() {
-		kind := r.byte()
-		k, v := r.u32(), r.u32()
-		key, value := string(r.take(int(k))), r.take(int(v))
-		if r.bad || kind != 1 && kind != 2 {
+	if err := t.mayWrite(); err != nil {
+		return err
+	}
+	for _, do := range []bool{false, true} { // nothing of a body that is malformed
+		r := &fields{b: body}
+		for range r.count() {
+			kind := r.byte()
+			k, v := r.u32(), r.u32()
+			key, value := string(r.take(int(k))), r.take(int(v))
+			if r.bad || kind != 1 && kind != 2 {
+				return malformed("write")
+			}
+			if err := t.writeOne(do, kind == 1, key, value); err != nil {
+				return err
+			}
+		}
+		if !r.end() {
 			return malformed("write")
 		}
-		var err error
-		if kind == 1 {
-			err = t.put(key, value)
-		} else {
-			err = t.del(key)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if !r.end() {
-		return malformed("write")
 	}
 	return nil
+}
+
+// writeOne checks one write of many, or does it.
+func (t *turn) writeOne(do, set bool, key string, value []byte) error {
+	switch {
+	case !do && set:
+		return cmpErr(checkKey(key), checkValue(key, len(value)))
+	case !do:
+		return checkKey(key)
+	case set:
+		return t.put(key, value)
+	}
+	return t.del(key)
 }
 
 func (t *turn) listOp(req *lode.Message) (lode.Message, error) {

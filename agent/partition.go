@@ -66,9 +66,12 @@ type activation struct {
 	busy    bool // somebody holds the baton: runs its turn
 	box     mailbox
 	run     *turn              // the turn that runs, by whoever holds the baton
+	inner   []string           // marks of the turns that run within it, one within another
+	waits   []*message         // to run within it; see nested.go
 	flights map[string]*flight // by id: running, or not acknowledged
 	over    map[string]*pend   // keys that were written and not acknowledged, and a few that are remembered
 	cut     uint64             // number of the turn, not acknowledged, that cleared everything
+	gone    uint64             // number of the turn, not acknowledged, that removed the agent
 	sizes   map[string]int     // bytes of values, of keys that are known
 	n       uint64             // turns written down, of this activation
 	tail    *flight            // the last of them that is not acknowledged
@@ -78,7 +81,8 @@ type activation struct {
 	known   bool // meta is
 	stored  meta // as it was written last
 	used    time.Time
-	pruned  int64 // Unix ms: when its kept answers were looked through
+	pruned  int64  // Unix ms: when its kept answers were looked through
+	forgot  []byte // behind the key of the last kept answer that was dropped; nil: none was
 	subs    map[*subscriber]bool
 }
 
@@ -146,7 +150,8 @@ func (p *partition) enter(m *message) (a *activation, f *flight, mine bool, err 
 		}
 		return a, f, false, nil
 	}
-	nested := a.busy && inChain(m.c.Chain, a)
+	level := a.level(m)
+	nested := level >= 0
 	if nested && m.rev.Function.Agent.Reentrant != lode.ReentrantChain {
 		return nil, nil, false, cycle(m, a)
 	}
@@ -165,7 +170,7 @@ func (p *partition) enter(m *message) (a *activation, f *flight, mine bool, err 
 	a.flights[m.id] = f
 	switch {
 	case nested:
-		m.ready, m.nested = nil, true
+		a.nest(m, level)
 	case !a.busy:
 		a.busy, m.ready = true, nil
 		p.running++
@@ -191,18 +196,13 @@ func (p *partition) overloaded(a *activation) error {
 	return e.WithHint("retry later; an agent takes one message at a time: spread the work over more keys, or raise its mailbox")
 }
 
-// inChain reports whether a waits for a call of this chain.
-func inChain(chain []string, a *activation) bool {
-	for _, c := range chain {
-		if c == a.address() {
-			return true
-		}
-	}
-	return false
-}
-
 func cycle(m *message, a *activation) error {
-	e := lode.Errorf(lode.Conflict, "%s is called by a call that it waits for itself: %v", a.address(), append(m.c.Chain, a.address()))
+	way := ""
+	for _, c := range m.c.Chain {
+		address, _ := parseLink(c)
+		way += address + " -> "
+	}
+	e := lode.Errorf(lode.Conflict, "%s is called by a call that it waits for itself: %s%s", a.address(), way, a.address())
 	e.Title = "cycle"
 	return e.WithHint("use send, or declare the kind with reentrant: chain")
 }
@@ -229,7 +229,7 @@ func (p *partition) await(ctx context.Context, a *activation, m *message, f *fli
 		why = p.holder(a, m)
 	}
 	p.mu.Lock()
-	if !a.box.drop(m) {
+	if !a.box.drop(m) && !a.dropWait(m) {
 		p.mu.Unlock()
 		<-m.ready // the baton is here, or m was turned away
 		return nil
@@ -277,6 +277,7 @@ func (p *partition) unlist(a *activation, f *flight) {
 // pass gives the baton on; p.mu is held.
 func (p *partition) pass(a *activation) {
 	a.run = nil
+	a.outlived()
 	next := a.box.pop()
 	switch {
 	case next == nil:
@@ -358,12 +359,12 @@ func (p *partition) hold(a *activation, m *message, f *flight) {
 	p.unlist(a, f)
 	p.drop(a, m)
 	p.mu.Unlock()
-	if err == nil && tail != nil { // it has seen what is not acknowledged yet
+	if said := err == nil || isAnswered(err) || lode.KindOf(err) == lode.Crashed; said && tail != nil { // it has seen what is not acknowledged yet
 		<-tail.done
-		err = tail.err
+		err = cmpErr(tail.err, err)
 	}
-	if err == nil && m.turn != lode.TurnTimer && m.letter == nil {
-		err = p.s.current(p, m)
+	if said := err == nil || isAnswered(err) || lode.KindOf(err) == lode.Crashed; said && m.turn != lode.TurnTimer && m.letter == nil {
+		err = cmpErr(p.s.current(p, m), err)
 	}
 	f.end(out, err)
 	if err != nil {
@@ -374,7 +375,7 @@ func (p *partition) hold(a *activation, m *message, f *flight) {
 // drop passes the baton of m on, unless it had none of its own; p.mu is held.
 func (p *partition) drop(a *activation, m *message) {
 	if m.nested {
-		a.sandbox = 0
+		a.unnest(m)
 		return
 	}
 	p.pass(a)
@@ -406,6 +407,9 @@ func (p *partition) serve(a *activation, m *message, f *flight) (out outcome, wr
 	}
 	if out, ok, err := p.repeated(a, m); ok || err != nil {
 		return out, false, err
+	}
+	if m.letter != nil && !p.stillWanted(m.letter) {
+		return outcome{}, false, nil
 	}
 	if m.timer != "" {
 		if ok, err := p.stillDue(a, m); !ok || err != nil {
@@ -484,7 +488,7 @@ func (p *partition) repeated(a *activation, m *message) (out outcome, ok bool, e
 	now := p.s.now()
 	keys := [][]byte{replyKey(now, m.id), replyKey(now-replyAge, m.id)}
 	if m.c.Given {
-		keys = [][]byte{in(a.prefix, partReply, m.id)}
+		keys = append(keys, in(a.prefix, partReply, m.id)) // the others: that of a turn which removed the agent
 		if m.post {
 			if _, ok, err := p.part.Get(in(a.prefix, partTimer, waiting+m.id)); ok || err != nil {
 				return outcome{Status: 202}, ok, err
@@ -527,7 +531,8 @@ func (p *partition) reset() {
 	p.gen++
 	p.w.Withdraw(p.id)
 	for _, a := range p.agents {
-		a.over, a.cut, a.sandbox, a.known, a.sizes = nil, 0, 0, false, nil
+		a.forgot = nil
+		a.over, a.cut, a.gone, a.sandbox, a.known, a.sizes = nil, 0, 0, 0, false, nil
 	}
 	for _, c := range p.out {
 		c.loaded = false
@@ -544,6 +549,10 @@ func (p *partition) shut(ctx context.Context, grace time.Duration) error {
 	p.open = false
 	var gone []*flight
 	for _, a := range p.agents {
+		for _, m := range a.waits {
+			a.box.push(m)
+		}
+		a.waits = nil
 		for m := a.box.pop(); m != nil; m = a.box.pop() {
 			m.err = &moved{}
 			f := a.flights[m.id]
@@ -607,7 +616,7 @@ func (p *partition) sweep(now time.Time, idle time.Duration) (left int) {
 
 // atRest reports whether nothing is lost if a is forgotten; p.mu is held.
 func (a *activation) atRest() bool {
-	return !a.busy && a.box.n == 0 && len(a.flights) == 0 && a.tail == nil && a.cut == 0 && a.beside == 0 && len(a.subs) == 0
+	return !a.busy && a.box.n == 0 && len(a.flights) == 0 && a.tail == nil && a.cut == 0 && a.gone == 0 && a.beside == 0 && len(a.subs) == 0
 }
 
 // active lists the agents in memory; p.mu is held.

@@ -23,7 +23,7 @@ func isRunning(addr string) bool {
 func (t *turn) callOp(ctx context.Context, req *lode.Message, done func(lode.Message, error)) bool {
 	to, err := lode.ParseAddress(req.Get(":address"))
 	if err != nil || to.Key == "" || isRunning(req.Get(":address")) {
-		return false
+		return t.leaves(done)
 	}
 	c := t.callOf(to, req)
 	chain := t.m.rev.Function.Agent.Reentrant == lode.ReentrantChain && !t.aside && t.m.turn != lode.TurnRead
@@ -44,7 +44,7 @@ func (t *turn) callOp(ctx context.Context, req *lode.Message, done func(lode.Mes
 func (t *turn) callOf(to lode.Address, req *lode.Message) *lode.AgentCall {
 	t.calls++
 	c := &lode.AgentCall{Namespace: t.p.id.Namespace, Kind: to.Name, Key: to.Key, Method: req.Get(":verb"), ID: lode.TurnIDOf(t.m.id, t.calls), Body: req.Body,
-		Deadline: t.run.Run.Deadline, Caller: t.a.address(), Chain: append(slices.Clone(t.m.c.Chain), t.a.address()), Trace: t.run.Span, Depth: t.m.c.Depth + 1}
+		Deadline: before(t.run.Run.Deadline), Caller: t.a.address(), Chain: append(slices.Clone(t.m.c.Chain), linkOf(t)), Trace: t.run.Span, Depth: t.m.c.Depth + 1}
 	if c.Method == "" {
 		c.Turn, c.Method, c.Path = lode.TurnFetch, orWord(req.Get(":method"), "POST"), orWord(req.Get(":path"), "/")
 	}
@@ -59,6 +59,12 @@ func (t *turn) callOf(to lode.Address, req *lode.Message) *lode.AgentCall {
 	return c
 }
 
+// before is a bit earlier than the deadline of a turn: what it calls ends
+// first, and says what it waited for.
+func before(deadline time.Time) time.Time {
+	return deadline.Add(-min(time.Until(deadline)/10, 200*time.Millisecond))
+}
+
 func orWord(s, def string) string {
 	if s == "" {
 		return def
@@ -68,10 +74,30 @@ func orWord(s, def string) string {
 
 // call makes a call of the turn.
 func (t *turn) call(ctx context.Context, c *lode.AgentCall, done func(lode.Message, error)) {
+	if err := t.gate(); err != nil {
+		done(lode.Message{}, err)
+		return
+	}
 	t.waiting(c, true)
 	r, err := t.p.s.Call(ctx, c)
 	t.waiting(c, false)
 	done(message2(r), err)
+}
+
+// gate waits until everything that the turn may have seen of its agent is
+// acknowledged: what leaves the node must not rest on what may be lost.
+func (t *turn) gate() error {
+	if t.aside {
+		return nil
+	}
+	t.p.mu.Lock()
+	tail := t.a.tail
+	t.p.mu.Unlock()
+	if tail == nil {
+		return nil
+	}
+	<-tail.done
+	return tail.err
 }
 
 // message2 is a reply as an operation's result.
@@ -366,7 +392,9 @@ func (t *turn) emit(req *lode.Message) (lode.Message, error) {
 	if len(req.Body) > maxEvent {
 		return lode.Message{}, lode.Errorf(lode.TooLarge, "an event has %d bytes; at most %d", len(req.Body), maxEvent)
 	}
+	t.p.mu.Lock()
 	n := t.a.meta.Events + uint64(len(t.events)) + 1
+	t.p.mu.Unlock()
 	t.events = append(t.events, lode.AgentEvent{N: n, Type: req.Get(":type"), Data: slices.Clone(req.Body)})
 	return lode.Message{Head: []lode.Pair{{Key: ":n", Value: strconv.FormatUint(n, 10)}}}, nil
 }

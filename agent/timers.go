@@ -93,6 +93,7 @@ func (p *partition) fire(now int64) {
 	next := int64(0)
 	p.mu.Lock()
 	room := mostFired - len(p.fired)
+	p.next = 0 // what is set from here on says so itself
 	p.mu.Unlock()
 	end := binary.BigEndian.AppendUint64([]byte{spaceDue}, math.MaxUint64)
 	err := p.part.List([]byte{spaceDue}, end, false, func(k, _ []byte) bool {
@@ -120,9 +121,9 @@ func (p *partition) fire(now int64) {
 		p.s.log().Warn("read the timers of a partition", "partition", p.id, "err", err)
 		next = now + 1_000_000
 	}
-	p.mu.Lock()
-	p.next = next
-	p.mu.Unlock()
+	if next != 0 {
+		p.retryAt(next)
+	}
 	for _, d := range list {
 		p.ring(d.k, d.key, d.name)
 	}
@@ -195,10 +196,10 @@ func (t *turn) expire(tm *timer) error {
 	switch {
 	case ttl == 0:
 		t.setTimer(ttlTimer, nil)
-	case idle+touchEvery/60 >= ttl:
+	case idle >= ttl+touchLag(t.m.rev): // the record may be so old after a crash
 		t.remove = true
 	default:
-		due := (t.a.meta.Touched + ttl) * 1000
+		due := (t.a.meta.Touched + ttl + touchLag(t.m.rev)) * 1000
 		t.setTimer(ttlTimer, &timer{Due: due, First: due, N: tm.N + 1})
 	}
 	return nil
@@ -249,6 +250,7 @@ func (p *partition) failedTimer(a *activation, m *message, why error, counts boo
 	}
 	tm.Due = (p.s.now() + p.s.backoff(max(tm.Fails, 1)).Milliseconds()) * 1000
 	tm.Why = why.Error()
+	p.retryAt(tm.Due) // even if the edit fails
 	p.edit(a.key, m, "retry of "+m.timer, func(t *turn) error {
 		now, ok, err := t.timer(m.timer)
 		if err != nil || !ok || now.N != m.due.N || now.Due != m.due.Due {

@@ -38,7 +38,8 @@ type turn struct {
 	frames  []lode.SocketFrame
 	sockets map[string]*socket // changed; nil: gone
 	events  []lode.AgentEvent
-	delta   int64 // of the bytes of state
+	delta   int64          // of the bytes of state
+	sizes   map[string]int // see known
 	extra   []journal.Change
 
 	mu      sync.Mutex
@@ -70,7 +71,7 @@ func (t *turn) exec() error {
 	r.Revision, r.Body, r.Turn, r.Ops = m.rev, m.c.Body, m.turn, t
 	r.Method = m.c.Method
 	r.Head = t.head()
-	r.Run.Deadline, r.Run.Trace, r.Run.Caller, r.Run.Depth, r.Run.Chain = m.deadline(t.p.s.started()), m.c.Trace, m.c.Caller, m.c.Depth, m.c.Chain
+	r.Run.Deadline, r.Run.Trace, r.Run.Caller, r.Run.Depth, r.Run.Chain = m.deadline(t.p.s.started()), m.c.Trace, m.c.Caller, m.c.Depth, append(slices.Clone(m.c.Chain), linkOf(t))
 	err := t.p.s.cfg.Runner.Run(t.p.ctx, r)
 	t.p.spent.add(r.CPU)
 	if err != nil {
@@ -177,11 +178,7 @@ func (t *turn) commit(f *flight) error {
 	r.f, r.out = f, t.answer
 	t.keepPlace()
 	t.write(e, r)
-	if t.m.nested {
-		a.sandbox = 0
-	} else {
-		p.pass(a)
-	}
+	p.drop(a, t.m)
 	p.mu.Unlock()
 	return nil
 }
@@ -244,6 +241,10 @@ func (t *turn) entry(last bool) (*journal.Entry, *record, error) {
 	p, a, m := t.p, t.a, t.m
 	now := p.s.now()
 	r := &record{a: a, frames: t.frames, letter: nil}
+	if n := t.bytes(); n > journal.MaxEntry {
+		return nil, nil, lode.Errorf(lode.TooLarge, "the turn %s of %s changes %d bytes; at most %d", m.c.Method, a.address(), n, journal.MaxEntry).
+			WithHint("sync in between, or write values over 64 KiB, which are kept apart")
+	}
 	b := &builder{}
 	if err := t.state(b, now); err != nil {
 		return nil, nil, err
@@ -254,8 +255,10 @@ func (t *turn) entry(last bool) (*journal.Entry, *record, error) {
 	if err := t.outbox(b, r); err != nil {
 		return nil, nil, err
 	}
-	t.socketChanges(b)
-	t.eventChanges(b, r)
+	if !t.remove {
+		t.socketChanges(b)
+		t.eventChanges(b, r)
+	}
 	if last {
 		t.reply(b, now)
 		if m.letter != nil {
@@ -271,6 +274,47 @@ func (t *turn) entry(last bool) (*journal.Entry, *record, error) {
 	t.metaChange(b, now)
 	e := &journal.Entry{Op: journal.Turn, Epoch: p.epoch, Partition: p.id, Agent: a.key, ID: m.id, Method: m.c.Method, Revision: m.rev.Number, Changes: b.changes}
 	return e, r, nil
+}
+
+// bytes is about how many bytes the entry of the turn will have, and not less.
+func (t *turn) bytes() int {
+	each := len(t.a.prefix) + 16
+	n := 16<<10 + 20*each + 2*len(t.m.id)
+	if len(t.answer.Body) <= mostGiven {
+		n += len(t.answer.Body)
+	}
+	for i := range t.answer.Head {
+		n += len(t.answer.Head[i].Key) + len(t.answer.Head[i].Value) + 8
+	}
+	for k, w := range t.writes {
+		n += each + len(k) + len(w.value)
+	}
+	for k, tm := range t.timers {
+		n += 4*each + 3*len(k)
+		if tm != nil {
+			n += 64 + len(tm.Body) + len(tm.Method) + len(tm.Type) + len(tm.Caller) + len(tm.ID) + len(tm.Why)
+		}
+	}
+	for i := range t.letters {
+		l := &t.letters[i]
+		n += 128 + each + len(l.Body) + len(l.To) + len(l.From) + len(l.Method) + len(l.Type) + len(l.Trace)
+	}
+	for id, s := range t.sockets {
+		n += each + len(id)
+		if s != nil {
+			n += len(s.Attachment) + 64
+			for _, tag := range s.Tags {
+				n += len(tag) + 8
+			}
+		}
+	}
+	for i := range t.events {
+		n += each + len(t.events[i].Type) + len(t.events[i].Data)
+	}
+	for i := range t.extra {
+		n += each + len(t.extra[i].Key) + len(t.extra[i].Value)
+	}
+	return n
 }
 
 // builder collects changes.
@@ -331,8 +375,10 @@ func (t *turn) metaChange(b *builder, now int64) {
 		m.Created = now
 		if ttl := t.m.rev.Function.Agent.TTL; ttl > 0 {
 			due := now*1000 + ttl.Microseconds()
-			b.set(in(a.prefix, partTimer, ttlTimer), (&timer{Due: due, First: due}).encode())
+			tm := &timer{Due: due, First: due}
+			b.set(in(a.prefix, partTimer, ttlTimer), tm.encode())
 			b.set(dueKey(due, a.key, ttlTimer), nil)
+			t.setTimer(ttlTimer, tm) // for the next turns, until this is acknowledged
 			t.p.sooner(due)
 		}
 	}
@@ -340,7 +386,7 @@ func (t *turn) metaChange(b *builder, now int64) {
 		m.Revision = t.m.rev.Number
 	}
 	drift := m.Bytes - a.stored.Bytes
-	if s := a.stored; m.Created == s.Created && m.Revision == s.Revision && m.Events == s.Events && m.Kept == s.Kept && drift*drift < 4096*4096 && now-s.Touched < touchEvery {
+	if s := a.stored; m.Created == s.Created && m.Revision == s.Revision && m.Events == s.Events && m.Kept == s.Kept && drift*drift < 4096*4096 && now-s.Touched < touchLag(t.m.rev) {
 		return
 	}
 	a.stored = *m
@@ -350,6 +396,14 @@ func (t *turn) metaChange(b *builder, now int64) {
 // touchEvery is how many milliseconds the record of when an agent was last
 // used may lag behind.
 const touchEvery = 60_000
+
+// touchLag is touchEvery, or less where agents live shortly.
+func touchLag(rev *lode.Revision) int64 {
+	if ttl := rev.Function.Agent.TTL.Milliseconds(); ttl > 0 {
+		return min(touchEvery, ttl/10)
+	}
+	return touchEvery
+}
 
 // reply keeps the answer for repetitions.
 func (t *turn) reply(b *builder, now int64) {
@@ -361,7 +415,7 @@ func (t *turn) reply(b *builder, now int64) {
 	out.Hash = m.hash
 	most := 64 << 10
 	if m.c.Given {
-		most = 1 << 20
+		most = mostGiven
 	}
 	if len(out.Body) > most {
 		out.Body, out.Lost = nil, true
@@ -379,6 +433,7 @@ func (t *turn) reply(b *builder, now int64) {
 }
 
 const (
+	mostGiven   = 1 << 20 // bytes of an answer that is kept
 	keptReplies = 1000
 	keptFor     = 24 * 3600 * 1000 // ms
 )
@@ -387,18 +442,26 @@ const (
 func (t *turn) forget(b *builder, now int64) {
 	a := t.a
 	prefix := in(a.prefix, partOrder, "")
+	from := prefix
+	if a.forgot != nil {
+		from = a.forgot // what was dropped and is not acknowledged yet is still there
+	}
 	over := a.meta.Kept - keptReplies
-	_ = t.p.part.List(prefix, after(prefix), false, func(k, _ []byte) bool {
+	_ = t.p.part.List(from, after(prefix), false, func(k, _ []byte) bool {
 		at, id, ok := parseOrder(k[len(prefix):])
 		if !ok || over <= 0 && now-at < keptFor || len(b.changes) > 256 {
 			return false
 		}
 		over--
 		a.meta.Kept--
+		a.forgot = append(slices.Clone(k), 0)
 		b.del(slices.Clone(k))
 		b.del(in(a.prefix, partReply, id))
 		return true
 	})
+	if over > 0 {
+		a.forgot = nil // there are others before it
+	}
 	a.pruned = now
 }
 
@@ -420,6 +483,10 @@ func (t *turn) overlay(r *record) {
 	if t.cleared || t.remove {
 		maps.DeleteFunc(a.over, func(k string, _ *pend) bool { return k[0] == partState || t.remove })
 		a.cut = r.n
+	}
+	if t.remove {
+		a.gone, a.sizes, t.sizes = r.n, nil, nil
+		t.writes, t.timers, t.sockets = nil, nil, nil // they went with it
 	}
 	put := func(k string, v []byte) {
 		a.over[k] = &pend{r.n, v}
@@ -461,6 +528,9 @@ func (p *partition) acked(r *record, err error) {
 	}
 	if a.cut == r.n {
 		a.cut = 0
+	}
+	if a.gone == r.n {
+		a.gone = 0
 	}
 	if r.f != nil {
 		p.unlist(a, r.f)

@@ -32,7 +32,7 @@ func (t *turn) under(part byte, rest string) ([]byte, bool, error) {
 	}
 	t.p.mu.Lock()
 	v, there := t.a.over[string(part)+rest]
-	cut, n := t.a.cut != 0 && part == partState, t.a.n
+	cut, n := t.a.cut != 0 && part == partState || t.a.gone != 0, t.a.n
 	t.p.mu.Unlock()
 	if there {
 		return v.value, v.value != nil, nil
@@ -91,11 +91,20 @@ func (t *turn) size(key string, n int) {
 	if t.aside {
 		return
 	}
-	a := t.a
-	if a.sizes == nil || len(a.sizes) > 256 {
-		a.sizes = map[string]int{}
+	sizes := t.known()
+	if *sizes == nil || len(*sizes) > 256 {
+		*sizes = map[string]int{}
 	}
-	a.sizes[key] = n
+	(*sizes)[key] = n
+}
+
+// known are the sizes that are known. Where turns may run within turns each has
+// its own: they are not guarded.
+func (t *turn) known() *map[string]int {
+	if t.m.rev.Function.Agent.Reentrant == lode.ReentrantChain {
+		return &t.sizes
+	}
+	return &t.a.sizes
 }
 
 // open reads a stored value.
@@ -109,7 +118,7 @@ func (t *turn) open(v []byte) ([]byte, error) {
 
 // sizeOf is how many bytes the value of a key has; -1: there is none.
 func (t *turn) sizeOf(key string) (int, error) {
-	if n, ok := t.a.sizes[key]; ok && !t.cleared {
+	if n, ok := (*t.known())[key]; ok && !t.cleared {
 		return n, nil
 	}
 	v, big, ok, err := t.raw(key)
@@ -135,8 +144,8 @@ func (t *turn) put(key string, value []byte) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	if len(value) > maxValue {
-		return lode.Errorf(lode.TooLarge, "the value of %q has %d bytes; at most %d", key, len(value), maxValue).WithHint("cut it into several keys")
+	if err := checkValue(key, len(value)); err != nil {
+		return err
 	}
 	w := write{}
 	if len(value) > state.InlineMax {
@@ -145,6 +154,13 @@ func (t *turn) put(key string, value []byte) error {
 		w.value = state.EncodeInline(value)
 	}
 	return t.change(key, w, len(value))
+}
+
+func checkValue(key string, n int) error {
+	if n > maxValue {
+		return lode.Errorf(lode.TooLarge, "the value of %q has %d bytes; at most %d", key, n, maxValue).WithHint("cut it into several keys")
+	}
+	return nil
 }
 
 func (t *turn) del(key string) error {
@@ -179,10 +195,7 @@ func (t *turn) change(key string, w write, size int) error {
 		t.order = append(t.order, key)
 	}
 	t.writes[key] = w
-	if a := t.a; a.sizes == nil || len(a.sizes) > 256 {
-		a.sizes = map[string]int{}
-	}
-	t.a.sizes[key] = size
+	t.size(key, size)
 	return nil
 }
 
@@ -191,7 +204,7 @@ func (t *turn) clear() error {
 		return err
 	}
 	t.writes, t.order, t.cleared, t.delta = nil, nil, true, 0
-	t.a.sizes = nil
+	*t.known() = nil
 	return nil
 }
 
@@ -278,7 +291,7 @@ func (t *turn) walk(part byte, lo, hi string, reverse bool, over map[string]writ
 	if reverse {
 		slices.Reverse(keys)
 	}
-	before := func(a, b string) bool { return (a < b) != reverse }
+	before := func(a, b string) bool { return a != b && (a < b) != reverse }
 	on := true
 	emit := func(k string) {
 		if w := over[k]; w.value != nil || w.big != nil {
@@ -286,7 +299,7 @@ func (t *turn) walk(part byte, lo, hi string, reverse bool, over map[string]writ
 		}
 	}
 	t.p.mu.Lock()
-	cut := !t.aside && (t.a.cut != 0 || t.cleared) && part == partState || t.cleared && part == partState
+	cut := !t.aside && (t.a.cut != 0 && part == partState || t.a.gone != 0) || t.cleared && part == partState
 	t.p.mu.Unlock()
 	if !cut {
 		base := in(t.a.prefix, part, "")
@@ -406,7 +419,7 @@ func (t *turn) oldTimer(name string) (timer, bool, error) {
 	var b []byte
 	if v, there := t.a.over[string(partTimer)+name]; there {
 		b = v.value
-	} else {
+	} else if t.a.gone == 0 {
 		var err error
 		if b, _, err = t.p.part.Get(in(t.a.prefix, partTimer, name)); err != nil {
 			return timer{}, false, err
@@ -424,12 +437,15 @@ func (t *turn) dropTimers(b *builder) error {
 	base := in(t.a.prefix, partTimer, "")
 	names := map[string]int64{}
 	var bad error
-	err := t.p.part.List(base, after(base), false, func(k, v []byte) bool {
-		var tm timer
-		tm, bad = decodeTimer(v)
-		names[string(k[len(base):])] = tm.Due
-		return bad == nil
-	})
+	var err error
+	if t.a.gone == 0 {
+		err = t.p.part.List(base, after(base), false, func(k, v []byte) bool {
+			var tm timer
+			tm, bad = decodeTimer(v)
+			names[string(k[len(base):])] = tm.Due
+			return bad == nil
+		})
+	}
 	if err != nil || bad != nil {
 		return cmpErr(err, bad)
 	}

@@ -20,9 +20,9 @@ const LinkMethod = "agent"
 //	call       namespace, kind, key, turn, method, path, id, arguments  status, head, id, repeated   the answer's
 //	           given, fresh, head, caller, chain, trace, depth
 //	post       as call, and the time (Unix us)               arguments  as call
-//	deliver    namespace, kind, n of the sender, of the      messages   epoch, mark                  -
+//	deliver    namespace, kind, n of the sender, of the      messages   session, mark                 -
 //	           receiver, mark, count
-//	events     namespace, kind, key, behind                  -          count, events                -
+//	events     namespace, kind, key, behind                  -          -                            count, events
 //	serve      namespace, kind, n                            -          -                            -
 const (
 	askCall    = 1
@@ -169,7 +169,9 @@ func (s *Service) serveCall(ctx context.Context, in *link.Incoming) error {
 		return replyMoved(in)
 	}
 	s.callers.note(in.From, id)
-	m.until, _ = ctx.Deadline()
+	if m.until, _ = ctx.Deadline(); !m.until.IsZero() {
+		m.c.Deadline = m.until // the turn is of no use later either
+	}
 	out, err := p.do(ctx, m)
 	r, err := s.answer(m, out, err)
 	if isMoved(err) {
@@ -317,7 +319,7 @@ func (s *Service) serveDeliver(ctx context.Context, in *link.Incoming, d *dec) e
 	}
 	e := newEnc(32)
 	e.u(resultDone)
-	e.u(r.epoch)
+	e.u(r.session)
 	e.u(r.mark)
 	return in.Reply(e.b, nil)
 }
@@ -346,7 +348,7 @@ func (s *Service) eventsOf(ctx context.Context, id journal.Partition, key string
 	e.s(string(id.Kind))
 	e.s(key)
 	e.u(behind)
-	head, _, err := s.cfg.Peers.Ask(ctx, node, e.b, nil)
+	head, body, err := s.cfg.Peers.Ask(ctx, node, e.b, nil)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, nil // nothing happened for so long
@@ -358,10 +360,11 @@ func (s *Service) eventsOf(ctx context.Context, id journal.Partition, key string
 		return nil, err
 	}
 	var out []lode.AgentEvent
-	for range d.count() {
-		out = append(out, lode.AgentEvent{N: d.u(), Type: d.s(), Data: d.bytes()})
+	b := &dec{b: body}
+	for range b.count() {
+		out = append(out, lode.AgentEvent{N: b.u(), Type: b.s(), Data: b.bytes()})
 	}
-	if !d.end() {
+	if !d.end() || !b.end() {
 		return nil, unreadable(node)
 	}
 	return out, nil
@@ -392,13 +395,13 @@ func (s *Service) serveEvents(ctx context.Context, in *link.Incoming, d *dec) er
 	if err != nil {
 		return err
 	}
-	e := newEnc(256)
+	e, body := newEnc(2), &enc{}
 	e.u(resultDone)
-	e.u(uint64(len(evs)))
+	body.u(uint64(len(evs)))
 	for _, ev := range evs {
-		e.u(ev.N)
-		e.s(ev.Type)
-		e.bytes(ev.Data)
+		body.u(ev.N)
+		body.s(ev.Type)
+		body.bytes(ev.Data)
 	}
-	return in.Reply(e.b, nil)
+	return in.Reply(e.b, body.b)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,7 +102,7 @@ func (a *attempt) toMany(body *manyBody, n int, broadcast bool) *wireMany {
 	w := &wireMany{Namespace: a.rev.Namespace, Members: body.Members, Method: body.Method, Broadcast: broadcast, Caller: a.caller(), Trace: a.trace.Traceparent(), Depth: a.depth + 1}
 	w.ID = string(lode.NewInvocationID(time.Now()))
 	if t := a.turn; t != nil {
-		w.Chain = append(slices.Clone(t.Chain), w.Caller)
+		w.Chain = t.Chain
 		for _, p := range t.Head {
 			if p.Key == ":turn-id" { // a turn that is repeated makes the same calls
 				w.ID = lode.TurnIDOf("group "+p.Value, n)

@@ -23,7 +23,7 @@ type Turn struct {
 	Trace    string // traceparent of the caller
 	Caller   string
 	Depth    int
-	Chain    []string // addresses of agents that wait for the turn, outermost first
+	Chain    []string // who waits for what this turn calls, outermost first
 	Ops      TurnOps
 	// Sandbox is where the agent's last turn ran; then, where this one did. 0:
 	// not known.
