@@ -53,11 +53,12 @@ type Part struct {
 	Node    lode.NodeID // "": nobody
 	Epoch   uint64
 	State   PartState
-	Here    bool    // this node has it: what follows is known
-	Agents  int64   // that have a record
-	Bytes   int64   // of their state
-	Turns   float64 // a second, over the last minute
-	Waiting int     // messages in mailboxes
+	Here    bool          // this node has it: what follows is known
+	Agents  int64         // that have a record
+	Bytes   int64         // of their state
+	Turns   float64       // a second, over the last minute
+	Waiting int           // messages in mailboxes
+	CPU     time.Duration // of a turn, of those since it came here; 0: not known
 }
 
 // Parts lists the partitions of a kind. Of those that this node has, agents and
@@ -112,6 +113,7 @@ func (s *Service) part(ctx context.Context, id journal.Partition) (Part, error) 
 	v.Turns = p.rate.perSecond(p.s.now())
 	p.mu.Unlock()
 	_, v.Waiting = p.inMemory()
+	v.CPU = p.spent.perTurn()
 	return v, nil
 }
 

@@ -208,6 +208,7 @@ type Partition struct {
 	Agents   int64          `json:"agents"`
 	Bytes    int64          `json:"bytes"`
 	Turns    float64        `json:"turns_per_second"` // over the last minute
+	CPU      time.Duration  `json:"cpu,omitempty"`    // of a turn, in ns; 0: not known
 	Waiting  int            `json:"waiting"`          // messages in mailboxes
 	Answered bool           `json:"answered"`         // the numbers are its owner's; else it did not answer
 }

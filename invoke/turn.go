@@ -32,6 +32,7 @@ type Turn struct {
 	// What the code answered, once RunTurn has returned.
 	Answer lode.Buffered
 	ID     lode.InvocationID // of its record in logs and traces
+	CPU    time.Duration     // that the code took, whether it failed or not
 	// Span is the traceparent of this turn, for what it calls; set before Ops
 	// are used.
 	Span string
@@ -82,7 +83,7 @@ func (a *attempt) runTurn(ctx context.Context) error {
 	a.inv.Deadline = deadline
 	a.inv.Sandbox, a.inv.Placed = a.turn.Sandbox, a
 	err = a.refusal(a.dispatch(ctx, runner))
-	a.turn.Sandbox = a.inv.Sandbox
+	a.turn.Sandbox, a.turn.CPU = a.inv.Sandbox, a.inv.Usage.CPU
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
 	if !a.left && !a.inv.Usage.Cold {

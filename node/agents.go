@@ -130,7 +130,7 @@ func (r *turns) Run(ctx context.Context, t *agent.Turn) error {
 		Depth: t.Run.Depth, Chain: t.Run.Chain, Ops: x, Sandbox: t.Sandbox}
 	err := r.n.invoke.RunTurn(ctx, &x.i)
 	a := &x.i.Answer
-	t.Sandbox, t.Span = x.i.Sandbox, x.i.Span
+	t.Sandbox, t.Span, t.CPU = x.i.Sandbox, x.i.Span, x.i.CPU
 	t.Answer = lode.AgentReply{Status: a.Status, Head: a.Msg.Head, Body: a.Msg.Body}
 	return err
 }

@@ -62,7 +62,7 @@ func (m manage) ListPartitions(ctx context.Context, ns lode.Namespace, kind lode
 
 func partitionOf(kind lode.Name, p *agent.Part) api.Partition {
 	return api.Partition{Kind: kind, N: p.N, Owner: string(p.Node), Epoch: p.Epoch, State: api.PartitionState(p.State), Agents: p.Agents, Bytes: p.Bytes,
-		Turns: p.Turns, Waiting: p.Waiting, Answered: p.Here}
+		Turns: p.Turns, CPU: p.CPU, Waiting: p.Waiting, Answered: p.Here}
 }
 
 func (m manage) ListAgents(ctx context.Context, ns lode.Namespace, f api.AgentFilter, p api.Page) (api.List[api.Agent], error) {
@@ -205,6 +205,7 @@ func (m manage) ExplainAgent(ctx context.Context, ns lode.Namespace, kind lode.N
 	for _, r := range x.Reasons {
 		out.Steps = append(out.Steps, api.Step{At: r.At, What: r.What, Why: r.Why})
 	}
+	out.Steps = append(out.Steps, m.explainPlacing(ns, kind, key, x.Here)...)
 	for _, w := range x.Waits {
 		out.Waits = append(out.Waits, api.Wait{From: w.From, To: w.To, Method: w.Method, Turn: w.Turn, Since: w.Since, Node: m.Name(), Queued: w.Queued})
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"lode"
+	"lode/agent"
 	"lode/agent/journal"
+	"lode/api"
 	"lode/link"
 	"lode/node/member"
 	"lode/placement"
@@ -276,6 +279,40 @@ func (r *rebalancer) explain(id journal.Partition) (what, why string) {
 	}
 	return fmt.Sprintf("node %s would save its callers %s a second", o.To, seconds(o.Gain)),
 		fmt.Sprintf("it moves when what was lost lately, %s, has reached what a move costs, %s, and its turn has come", seconds(o.Sum), seconds(o.Cost))
+}
+
+// explainPlacing says what this node knows of why an agent's partition is where
+// it is: the owner what it costs, the keeper what would move it.
+func (n *Node) explainPlacing(ns lode.Namespace, kind lode.Name, key string, here bool) (out []api.Step) {
+	at, err := n.agents.Where(ns, kind, key)
+	if err != nil || at.Node == "" || len(n.fleet.known()) < 2 {
+		return nil
+	}
+	id := journal.Partition{Namespace: ns, Kind: kind, N: at.Partition}
+	if rev, err := n.catalog.ResolveAgent(ns, kind); err == nil && here && rev.Function.Agent.Near != "" {
+		out = append(out, api.Step{What: "the kind is to be near " + rev.Function.Agent.Near, Why: "lode.yaml says so"})
+	}
+	if here {
+		for _, c := range n.agents.Costs() {
+			if c.Partition == id && len(c.Callers) > 0 {
+				out = append(out, api.Step{What: "its partition is called from " + callersText(c.Callers)})
+			}
+		}
+	}
+	if r := n.balance.Load(); r != nil {
+		what, why := r.explain(id)
+		out = append(out, api.Step{What: what, Why: why})
+	}
+	return out
+}
+
+func callersText(cs []agent.CallerRate) string {
+	slices.SortFunc(cs, func(a, b agent.CallerRate) int { return cmp.Compare(b.Rate, a.Rate) })
+	var out []string
+	for _, c := range cs {
+		out = append(out, fmt.Sprintf("%s (%.1f/s)", c.Node, c.Rate))
+	}
+	return strings.Join(out, ", ")
 }
 
 func seconds(s float64) time.Duration {

@@ -92,11 +92,11 @@ func (c *cli) listPartitions(ctx context.Context, client *api.Client, kind lode.
 	if err != nil {
 		return err
 	}
-	t := &table{head: []string{"PARTITION", "OWNER", "EPOCH", "STATE", "AGENTS", "BYTES", "TURNS/S", "WAITING"}, none: "no kinds of agents are deployed"}
+	t := &table{head: []string{"PARTITION", "OWNER", "EPOCH", "STATE", "AGENTS", "BYTES", "TURNS/S", "CPU/TURN", "WAITING"}, none: "no kinds of agents are deployed"}
 	for _, p := range all {
-		row := []string{fmt.Sprintf("%s %d", p.Kind, p.N), dash(p.Owner), fmt.Sprint(p.Epoch), string(p.State), "?", "?", "?", "?"}
+		row := []string{fmt.Sprintf("%s %d", p.Kind, p.N), dash(p.Owner), fmt.Sprint(p.Epoch), string(p.State), "?", "?", "?", "?", "?"}
 		if p.Answered || p.Owner == "" {
-			row = append(row[:4], count(p.Agents), size(p.Bytes), short(p.Turns), fmt.Sprint(p.Waiting))
+			row = append(row[:4], count(p.Agents), size(p.Bytes), short(p.Turns), span(p.CPU), fmt.Sprint(p.Waiting))
 		}
 		t.add(row...)
 	}
