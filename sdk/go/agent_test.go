@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -36,8 +37,10 @@ func TestAgents(t *testing.T) {
 	t.Run("state", func(t *testing.T) { agentState(t, household(t, wasm)) })
 	t.Run("timers", func(t *testing.T) { agentTimers(t, household(t, wasm)) })
 	t.Run("sockets", func(t *testing.T) { agentSockets(t, household(t, wasm)) })
-	t.Run("many", func(t *testing.T) { manyAgents(t, household(t, wasm)) })
-	t.Run("memory", func(t *testing.T) { agentMemory(t, household(t, wasm)) })
+	if !abitest.Race { // thousands of turns take minutes in an interpreter
+		t.Run("many", func(t *testing.T) { manyAgents(t, household(t, wasm)) })
+		t.Run("memory", func(t *testing.T) { agentMemory(t, household(t, wasm)) })
+	}
 	t.Run("outside", func(t *testing.T) { agentsFromOutside(t, wasm) })
 }
 
@@ -265,8 +268,8 @@ func manyAgents(t *testing.T, a *abitest.Agents) {
 	}
 }
 
-// agentMemory is about garbage: 200 turns of 1 MiB each, and 20,000 small
-// ones, leave a guest that is no larger.
+// agentMemory is about garbage: turns of 1 MiB and of 24 MiB, and many small
+// ones, 100,000 with LODE_LONG, leave a guest that is no larger.
 func agentMemory(t *testing.T, a *abitest.Agents) {
 	for range 64 {
 		step{turn: call("counter/m", "waste", "1048576")}.run(t, a)
@@ -275,15 +278,21 @@ func agentMemory(t *testing.T, a *abitest.Agents) {
 	for range 300 {
 		step{turn: call("counter/m", "waste", "1048576")}.run(t, a)
 	}
-	turns := 20_000
-	if testing.Short() {
-		turns = 2000
+	turns := 3000
+	if os.Getenv("LODE_LONG") != "" {
+		turns = 100_000
 	}
 	for i := range turns {
 		step{turn: call("counter/m", "add", "1"), want: fmt.Sprint(i + 1)}.run(t, a)
 	}
 	if after := a.Guest.Memory(); after > before+16<<20 || after > 96<<20 {
 		t.Errorf("%d MiB became %d", before>>20, after>>20)
+	}
+	for range 50 { // all of a sudden
+		step{turn: call("counter/m", "waste", "25165824")}.run(t, a)
+	}
+	if after := a.Guest.Memory(); after > 160<<20 {
+		t.Errorf("it has grown to %d MiB", after>>20)
 	}
 }
 

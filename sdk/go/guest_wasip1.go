@@ -106,6 +106,15 @@ func lodeInvoke() (rc int32) {
 	return 0
 }
 
+// of returns what answers a request with that head.
+func (r *registry) of(m *message) (handler, error) {
+	kind := m.get(":kind")
+	if kind == "agent" {
+		return r.kindOf(m.get(":class"))
+	}
+	return r.find(kind, m.get(":handler"))
+}
+
 // fail tells the host what went wrong, and is the return value of a failed
 // export.
 func fail(kind, text string, stack []string) int32 {

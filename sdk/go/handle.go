@@ -89,15 +89,6 @@ func (r *registry) refuse(err error) {
 	}
 }
 
-// of returns what answers a request with that head.
-func (r *registry) of(m *message) (handler, error) {
-	kind := m.get(":kind")
-	if kind == "agent" {
-		return r.kindOf(m.get(":class"))
-	}
-	return r.find(kind, m.get(":handler"))
-}
-
 // find returns what answers a request of this kind and handler name.
 func (r *registry) find(kind, name string) (handler, error) {
 	if kind == "job" || kind == "merge" {

@@ -11,11 +11,17 @@ import (
 	"strings"
 )
 
-// calls counts the invocations of this sandbox: 0 in a clean one.
-var calls int
+// heap is what is known of the garbage of the calls before. A clean sandbox
+// does not look: its first call is its only one.
+var heap = struct {
+	calls  uint64 // since the last look
+	next   uint64 // how many calls go by until the next one
+	after  uint64 // bytes in use after the last collection between calls
+	before uint64 // bytes ever allocated at the last look
+}{next: 2}
 
-// heapAfter is the heap in use after the last collection between calls.
-var heapAfter uint64
+// most is how many calls go by at most without a look.
+const most = 4
 
 func init() {
 	// A sandbox lives for one invocation, so the first collection may come
@@ -25,21 +31,27 @@ func init() {
 }
 
 // collect keeps a sandbox small that serves many calls: a collection started
-// by an allocation does not get to its end there, since an export returns
-// without letting its workers run.
+// by an allocation may not get to its end there, since an export returns
+// without letting its workers run. Looking costs a quarter of a small call, so
+// not all of them look if they allocate little.
 func collect() {
-	calls++
-	if calls%32 != 0 {
+	heap.calls++
+	if heap.calls < heap.next {
 		return
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	if m.HeapAlloc > 2*heapAfter+8<<20 {
+	each := (m.TotalAlloc - heap.before) / heap.calls
+	heap.next, heap.calls, heap.before = max(min(most, garbage/(each+1)), 1), 0, m.TotalAlloc
+	if m.HeapAlloc > 2*heap.after+garbage {
 		runtime.GC()
 		runtime.ReadMemStats(&m)
-		heapAfter = m.HeapAlloc
+		heap.after = m.HeapAlloc
 	}
 }
+
+// garbage is how many bytes of it may lie about, beside as much as is in use.
+const garbage = 8 << 20
 
 //go:wasmexport lode_warm
 func lodeWarm() (rc int32) {

@@ -21,6 +21,7 @@ type Agents struct {
 	Class string     // of the turns; empty: the kind in the address
 	Ops   Operations // what is no operation of agents; may be nil
 	Cold  bool       // never warm
+	Later bool       // operations of state are not complete at once
 	warm  map[string]bool
 	turns int
 }
@@ -47,7 +48,10 @@ func (a *Agents) Do(ctx context.Context, t Turn) (*Result, []solo.Delivery, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := a.Guest.Invoke(ctx, Call{Head: a.head(t), Body: []byte(t.Body), Ops: func(ctx context.Context, op abi.Op, m Message) (abi.Status, Message) {
+	now := func(op abi.Op) bool {
+		return !a.Later && (op == abi.OpState || op == abi.OpTimer || op == abi.OpSend || op == abi.OpSocket)
+	}
+	r, err := a.Guest.Invoke(ctx, Call{Head: a.head(t), Body: []byte(t.Body), AtOnce: now, Ops: func(ctx context.Context, op abi.Op, m Message) (abi.Status, Message) {
 		switch op {
 		case abi.OpState, abi.OpTimer, abi.OpSocket, abi.OpSend, abi.OpCall, abi.OpReceive, abi.OpGroup, abi.OpSelf:
 			status, out := turn.Operate(ctx, op, solo.Message(m))

@@ -56,6 +56,9 @@ type Call struct {
 	Shard  []byte
 	Credit int // bytes that write takes before it wants a body_write; 0: all
 	Ops    Operations
+	// AtOnce tells operations that are complete when they are submitted, as
+	// those of an agent's state are; nil: none is. They run where the guest does.
+	AtOnce func(op abi.Op) bool
 }
 
 // Result is what came of it.
@@ -230,6 +233,11 @@ func (s *state) submit(ctx context.Context, op abi.Op, raw []byte) int32 {
 	s.cancels[id] = cancel
 	if own, ok := s.own(ctx, op); ok {
 		s.finish(id, own, Message{})
+		return int32(id)
+	}
+	if s.call.AtOnce != nil && s.call.AtOnce(op) {
+		status, out := s.call.Ops(ctx, op, m)
+		s.finish(id, status, out)
 		return int32(id)
 	}
 	s.wg.Go(func() {

@@ -59,7 +59,7 @@ func AgentConformance(t *testing.T, wasm []byte) {
 			if cold {
 				name += ", cold"
 			}
-			t.Run(name, func(t *testing.T) { s.run(t, &Agents{Guest: g, World: &solo.World{}, Cold: cold}) })
+			t.Run(name, func(t *testing.T) { s.run(t, &Agents{Guest: g, World: &solo.World{}, Cold: cold, Later: cold}) })
 		}
 	}
 }
