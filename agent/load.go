@@ -84,7 +84,7 @@ func (l *loader) want(p journal.Partition, b journal.Base) error {
 	if ok && m.Epoch == b.Epoch && m.Journal == b.Journal {
 		from = m.Pos + 1
 	}
-	lp.from, lp.to = min(lp.from, from), max(lp.to, b.Cut)
+	lp.from, lp.to = min(lp.from, from), max(lp.to, b.Cut-1)
 	return nil
 }
 
