@@ -145,12 +145,13 @@ func (n *Node) busSettled() bool {
 	return len(to) == len(l.Members) && !slices.ContainsFunc(to, func(id lode.NodeID) bool { return !l.Has(id) })
 }
 
-// make makes moves: those of one owner one after the other. It reports how
-// many were made, and whether they were to spread partitions.
+// make makes moves: those from one node to another one after the other. It
+// reports how many were made, and whether they were to spread partitions.
 func (r *rebalancer) make(ctx context.Context, moves []placement.Move) (done int, spread bool) {
-	by := map[lode.NodeID][]placement.Move{}
+	by := map[[2]lode.NodeID][]placement.Move{}
 	for _, m := range moves {
-		by[m.From] = append(by[m.From], m)
+		way := [2]lode.NodeID{m.From, m.To}
+		by[way] = append(by[way], m)
 		spread = spread || m.Why == placement.Spread
 	}
 	began := time.Now()
