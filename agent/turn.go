@@ -122,8 +122,8 @@ func (t *turn) empty() bool {
 // keepPlace notes where the agent's instance is now; p.mu is held.
 func (t *turn) keepPlace() {
 	t.a.sandbox = t.run.Sandbox
-	if t.a.beside > 0 || t.m.nested || t.remove {
-		t.a.sandbox = 0
+	if t.a.beside > 0 || t.m.nested || t.remove || t.m.edit != nil && !t.m.post {
+		t.a.sandbox = 0 // it does not know what has changed
 	}
 }
 
