@@ -146,11 +146,14 @@ func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, erro
 		m = &n
 		m.fresh = m.fresh && !maybe
 		sleep(ctx, min(retryPause<<min(try, 4), 200*time.Millisecond))
-		if now := s.started(); ctx.Err() == nil && now.Before(m.until) && (maybe || now.Sub(began) < ownerless) {
+		if now := s.started(); ctx.Err() == nil && s.ctx.Err() == nil && now.Before(m.until) && (maybe || now.Sub(began) < ownerless) {
 			continue
 		}
 		if maybe {
 			return nil, unknown(m.id)
+		}
+		if s.ctx.Err() != nil {
+			return nil, lode.Errorf(lode.Unavailable, "this node closes its agents; %s did not begin", m.c.Method)
 		}
 		if s.started().Before(m.until) && ctx.Err() == nil {
 			return nil, nobodyHas(m)

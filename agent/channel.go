@@ -99,6 +99,9 @@ func (c *channel) deliver() {
 		}
 		var r receipt
 		if err == nil {
+			err = c.p.s.reached(pointDelivery)
+		}
+		if err == nil {
 			r, err = c.bring(mark, ls)
 		}
 		if err == errRoused {

@@ -97,6 +97,8 @@ type node struct {
 	log   atomic.Pointer[func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error)]
 	gone  sync.Map // sockets that are closed
 	sent  frames
+
+	ending sync.WaitGroup // crashes that are under way
 }
 
 type frames struct {
@@ -146,7 +148,7 @@ func (n *node) up() *Service {
 		w.t.Fatal(err)
 	}
 	n.svc.Store(s)
-	w.t.Cleanup(func() { n.down(); cancel() })
+	w.t.Cleanup(func() { n.down(); n.ending.Wait(); cancel() })
 	return s
 }
 
@@ -181,6 +183,7 @@ func (n *node) crash() {
 func (n *node) restart() *Service {
 	n.w.t.Helper()
 	n.crash()
+	n.ending.Wait()
 	n.fault.Store(nil)
 	n.log.Store(nil)
 	return n.up()
