@@ -35,6 +35,7 @@ type Turn struct {
 
 	// Answer is what the code said.
 	Answer lode.AgentReply
+	Failed bool          // the code failed, and Answer says why
 	Span   string        // traceparent of this turn
 	CPU    time.Duration // that it took; 0: not known
 }

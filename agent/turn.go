@@ -84,7 +84,7 @@ func (t *turn) exec() error {
 	if t.answer.Status == 0 {
 		t.answer.Status = 200
 	}
-	if t.answer.Status >= 400 && m.turn != lode.TurnFetch {
+	if t.answer.Status >= 400 && (m.turn != lode.TurnFetch || r.Failed) {
 		return refusal(&t.answer)
 	}
 	return nil

@@ -31,6 +31,7 @@ type Turn struct {
 
 	// What the code answered, once RunTurn has returned.
 	Answer lode.Buffered
+	Failed bool              // it failed, and Answer says why: it must change nothing
 	ID     lode.InvocationID // of its record in logs and traces
 	CPU    time.Duration     // that the code took, whether it failed or not
 	// Span is the traceparent of this turn, for what it calls; set before Ops
@@ -53,6 +54,7 @@ func (s *Service) RunTurn(ctx context.Context, t *Turn) error {
 	}
 	defer s.end()
 	a := s.attempts.Get().(*attempt)
+	t.Failed = false
 	t.Answer.Status, t.Answer.Msg.Head, t.Answer.Msg.Body = 0, t.Answer.Msg.Head[:0], nil
 	a.turn, a.rev, a.w.patient = t, t.Revision, true
 	a.turnReq = lode.Request{Namespace: t.Revision.Namespace, Function: t.Revision.Name, Trigger: lode.TriggerAgent, Method: t.Method, Head: t.Head, Body: t.Body,
@@ -106,6 +108,7 @@ func (a *attempt) refusal(err error) error {
 	if _, werr := a.Write(a.inv.Reply.Body); werr != nil {
 		return err
 	}
+	a.turn.Failed = true
 	return nil
 }
 
