@@ -96,13 +96,11 @@ func (s *Service) trim(ctx context.Context, t *term) error {
 	}
 	floor := uint64(math.MaxUint64)
 	s.mu.Lock()
-	for id := range *s.parts.Load() {
-		k := s.held[id]
-		from := k.from
-		if k.journal != s.cfg.Self {
-			from = s.takes[id]
+	for id, take := range s.takes { // those that are only being taken, too
+		if k := s.held[id]; k.journal == s.cfg.Self {
+			take = k.from
 		}
-		floor = min(floor, from)
+		floor = min(floor, take)
 	}
 	s.mu.Unlock()
 	if floor == math.MaxUint64 || floor <= t.floor {
