@@ -374,7 +374,7 @@ func (j *journals) Append(e *journal.Entry, done func(uint64, error)) {
 // apply brings a message that is durable into the local state.
 func (s *Service) apply(t *term, pos uint64, es []*journal.Entry) error {
 	list := make([]state.Applied, 0, len(es))
-	size := int64(64)
+	size := int64(0)
 	for _, e := range es {
 		switch e.Op {
 		case journal.Take:

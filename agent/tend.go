@@ -39,7 +39,7 @@ func (s *Service) tend(ctx context.Context) {
 		s.mu.Lock()
 		t := s.term
 		s.mu.Unlock()
-		if t == nil || t.bytes.Load() < s.cfg.Trim && now.Sub(last) < snapAfter {
+		if n := s.written(t); n == 0 || n < s.cfg.Trim && now.Sub(last) < snapAfter {
 			continue
 		}
 		last = now
@@ -47,6 +47,14 @@ func (s *Service) tend(ctx context.Context) {
 			s.log().Warn("the journal of this node's agents cannot be trimmed", "err", err)
 		}
 	}
+}
+
+// written is how many bytes of changes a term has written since the last trim.
+func (s *Service) written(t *term) int64 {
+	if t == nil {
+		return 0
+	}
+	return t.bytes.Load()
 }
 
 // Passivate takes every agent out of memory that has nothing under way, as when
