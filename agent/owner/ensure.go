@@ -30,8 +30,11 @@ func (o *Owners) Ensure(ctx context.Context, p journal.Partition) (lode.NodeID, 
 	for {
 		var node lode.NodeID
 		var changed <-chan struct{}
-		if err := o.ask(ctx, func() { node, changed = o.ensure(p) }); err != nil || node != "" {
-			return node, err
+		if err := o.ask(ctx, func() { node, changed = o.ensure(p) }); err != nil {
+			return "", err // the loop may look yet: node is its
+		}
+		if node != "" {
+			return node, nil
 		}
 		if err := o.await(ctx, changed, o.c.Detect/2); err != nil {
 			return "", lode.Errorf(lode.KindOf(err), "%s has no owner yet: %w", p, err).
