@@ -16,7 +16,6 @@ import (
 
 	"lode"
 	"lode/engine"
-	"lode/sdk/abi"
 )
 
 // players are a group of which a test plays the members.
@@ -262,7 +261,7 @@ func TestGroupLargeVector(t *testing.T) {
 		if lode.KindOf(err) != lode.TooLarge {
 			return fmt.Errorf("over the limit: %w", err)
 		}
-		_, err = g.group(make([]byte, abi.MaxPart+1), ":verb", "exchange", ":group", p.name)
+		_, err = g.group(make([]byte, maxPart+1), ":verb", "exchange", ":group", p.name)
 		if lode.KindOf(err) != lode.TooLarge {
 			return fmt.Errorf("too long a part: %w", err)
 		}
@@ -623,4 +622,15 @@ func TestGather(t *testing.T) {
 	if err := <-member; err != nil {
 		t.Error(err)
 	}
+}
+
+// FuzzSpreadParts reads what a node tells of an exchange.
+func FuzzSpreadParts(f *testing.F) {
+	f.Add(appendParts(nil, [][]byte{[]byte("a"), nil, []byte("bc")}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		parts, ranks := make([][]byte, 5), []int{4, 0, 2}
+		if err := spreadParts(parts, ranks, b); err == nil && !bytes.Equal(appendParts(nil, [][]byte{parts[4], parts[0], parts[2]}), b) {
+			t.Errorf("%x was read as %x", b, parts)
+		}
+	})
 }

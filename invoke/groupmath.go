@@ -7,11 +7,13 @@ import (
 
 	"lode"
 	"lode/engine"
-	"lode/sdk/abi"
 )
 
 // maxCombined is how long what a round gives may be.
 const maxCombined = engine.MaxMessage - 64<<10
+
+// maxPart is how long a part of an exchange may be.
+const maxPart = 1 << 20
 
 // groupStep is what a member does in a round. All members of a round do the same.
 type groupStep struct {
@@ -35,8 +37,8 @@ func stepOf(m *lode.Message) (groupStep, error) {
 	case "reduce":
 		st.Op, st.Form, st.Size = m.Get(":op"), m.Get(":form"), len(m.Body)
 	case "exchange":
-		if len(m.Body) > abi.MaxPart {
-			return st, lode.Errorf(lode.TooLarge, "a part of an exchange has %d bytes; at most %d", len(m.Body), abi.MaxPart)
+		if len(m.Body) > maxPart {
+			return st, lode.Errorf(lode.TooLarge, "a part of an exchange has %d bytes; at most %d", len(m.Body), maxPart)
 		}
 	}
 	return st, st.check()
@@ -161,7 +163,7 @@ func appendParts(b []byte, parts [][]byte) []byte {
 	if b == nil {
 		b = make([]byte, 0, n)
 	}
-	b = abi.AppendCount(b, len(parts))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(parts)))
 	for _, p := range parts {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(p)))
 		b = append(b, p...)
@@ -199,15 +201,27 @@ func (f *fold) conclude(size int, ranks [][]int) ([]byte, error) {
 
 // spreadParts puts a node's parts where their ranks are.
 func spreadParts(parts [][]byte, ranks []int, b []byte) error {
-	i := 0
-	err := abi.DecodeKeys(b, func(p []byte) {
-		if i < len(ranks) {
-			parts[ranks[i]] = p
+	cannot := lode.Errorf(lode.Invalid, "a node told other parts than those of its %d members", len(ranks))
+	n, b, ok := nextCount(b)
+	if !ok || n != len(ranks) {
+		return cannot
+	}
+	for _, rank := range ranks {
+		if n, b, ok = nextCount(b); !ok || n > len(b) {
+			return cannot
 		}
-		i++
-	})
-	if err != nil || i != len(ranks) {
-		return lode.Errorf(lode.Internal, "a node told %d parts of its %d members", i, len(ranks))
+		parts[rank], b = b[:n:n], b[n:]
+	}
+	if len(b) > 0 {
+		return cannot
 	}
 	return nil
+}
+
+// nextCount takes a number off b.
+func nextCount(b []byte) (n int, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return 0, b, false
+	}
+	return int(binary.LittleEndian.Uint32(b)), b[4:], true
 }
