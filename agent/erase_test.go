@@ -175,10 +175,36 @@ func TestEraseChannels(t *testing.T) {
 			})
 		}
 		kind := []lode.Name{"cart", "cup", "cart"}[round]
+		before := l.marks()
 		l.shelf.remove(kind, true)
+		l.eraseGone(t.Context())
 		l.shelf.deploy(kind)
+		if after := l.marks(); !maps.Equal(before, after) {
+			t.Fatalf("round %d: how far channels are was %q, is %q", round, before, after)
+		}
 		if err := l.Remove(t.Context(), "ns", "cup", "y"); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// marks is how far the channels of all partitions are, as it is stored.
+func (l *lone) marks() map[string]string {
+	l.t.Helper()
+	out := map[string]string{}
+	for id, p := range l.owned() {
+		for _, space := range []byte{spaceChannel, spaceInbox} {
+			err := p.part.List([]byte{space}, []byte{space + 1}, false, func(k, v []byte) bool {
+				out[fmt.Sprintf("%s %q", id, k)] = fmt.Sprintf("%q", v)
+				return true
+			})
+			if err != nil {
+				l.t.Fatal(err)
+			}
+		}
+	}
+	if len(out) == 0 {
+		l.t.Fatal("there are no channels")
+	}
+	return out
 }
