@@ -490,8 +490,8 @@ func (p *partition) repeated(a *activation, m *message) (out outcome, ok bool, e
 	if m.c.Given {
 		keys = append(keys, in(a.prefix, partReply, m.id)) // the others: that of a turn which removed the agent
 		if m.post {
-			if _, ok, err := p.part.Get(in(a.prefix, partTimer, waiting+m.id)); ok || err != nil {
-				return outcome{Status: 202}, ok, err
+			if b, ok, err := p.part.Get(in(a.prefix, partTimer, waiting+m.id)); ok || err != nil {
+				return waits(a, m, b, err)
 			}
 		}
 	}
@@ -517,6 +517,19 @@ func (p *partition) repeated(a *activation, m *message) (out outcome, ok bool, e
 		return out, true, nil
 	}
 	return outcome{}, false, nil
+}
+
+// waits is the answer to a message whose id has one that still waits for its
+// time.
+func waits(a *activation, m *message, b []byte, err error) (outcome, bool, error) {
+	var tm timer
+	if err == nil {
+		tm, err = decodeTimer(b)
+	}
+	if err == nil && tm.Hash != m.hash {
+		err = reused(m, a)
+	}
+	return outcome{Status: 202, repeated: true}, err == nil, err
 }
 
 func reused(m *message, a *activation) error {

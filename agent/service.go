@@ -64,6 +64,7 @@ type Service struct {
 	frames  atomic.Uint64
 	alarms  chan struct{}
 	out     *outgoing
+	slow    slowClock
 	ids     idMaker
 	counts  counts
 	callers callers
@@ -175,18 +176,53 @@ const stopGrace = 250 * time.Millisecond
 
 func (s *Service) log() *slog.Logger { return s.cfg.Logger }
 
-// now is the cluster's time in Unix ms; it never goes back here.
+// now is the cluster's time in Unix ms. It never goes back here: where the clock
+// was set back it goes on at half its pace, until the clock has caught up.
 func (s *Service) now() int64 {
 	t := s.cfg.Now().UnixMilli()
 	for {
 		last := s.clock.Load()
-		if t <= last {
+		if t == last {
 			return last
 		}
-		if s.clock.CompareAndSwap(last, t) {
-			return t
+		n := t
+		if t < last-slowAfter {
+			n = s.slow.now(last)
+		} else if t < last {
+			return last
+		} else if s.slow.on.Load() {
+			s.slow.on.Store(false)
+		}
+		if n <= last {
+			return last
+		}
+		if s.clock.CompareAndSwap(last, n) {
+			return n
 		}
 	}
+}
+
+// slowAfter is by how many milliseconds a clock may be set back that just
+// stands still until it has caught up.
+const slowAfter = 1000
+
+// slowClock is a clock that goes at half its pace.
+type slowClock struct {
+	on   atomic.Bool
+	mu   sync.Mutex
+	from time.Time // by the monotonic clock
+	base int64     // Unix ms then
+}
+
+// now begins at last where it was off.
+func (c *slowClock) now(last int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.on.Load() {
+		c.from, c.base = time.Now(), last
+		c.on.Store(true)
+	}
+	return c.base + time.Since(c.from).Milliseconds()/2
 }
 
 // started is this machine's time, for deadlines and idleness.

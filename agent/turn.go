@@ -370,11 +370,13 @@ func (t *turn) metaChange(b *builder, now int64) {
 	}
 	m := &a.meta
 	m.Bytes = max(0, m.Bytes+t.delta)
-	m.Touched = now
+	if t.m.timer != ttlTimer { // that was no message
+		m.Touched = now
+	}
 	if m.Created == 0 {
 		m.Created = now
 		if ttl := t.m.rev.Function.Agent.TTL; ttl > 0 {
-			due := now*1000 + ttl.Microseconds()
+			due := (now + ttl.Milliseconds() + touchLag(t.m.rev)) * 1000
 			tm := &timer{Due: due, First: due}
 			b.set(in(a.prefix, partTimer, ttlTimer), tm.encode())
 			b.set(dueKey(due, a.key, ttlTimer), nil)
