@@ -112,11 +112,14 @@ func (t *turn) stateOp(req *lode.Message, done func(lode.Message, error)) {
 	}
 }
 
+var isThere, isNot = []lode.Pair{{Key: ":found", Value: "1"}}, []lode.Pair{{Key: ":found", Value: "0"}}
+
+// found is the head of a result; it must not be changed.
 func found(ok bool) []lode.Pair {
 	if ok {
-		return []lode.Pair{{Key: ":found", Value: "1"}}
+		return isThere[:1:1]
 	}
-	return []lode.Pair{{Key: ":found", Value: "0"}}
+	return isNot[:1:1]
 }
 
 func (t *turn) getOp(key string) (lode.Message, error) {

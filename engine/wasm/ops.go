@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -14,11 +15,12 @@ import (
 // completions that come after the invocation's end find it closed and are
 // dropped, so they can never reach the next invocation.
 type ops struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	ready  chan struct{} // holds one token while done may be non-empty
+	parent context.Context // of the invocation
+	ready  chan struct{}   // holds one token while done may be non-empty
 
 	mu     sync.Mutex
+	ctx    context.Context // of the operations that take their time; nil: there was none
+	cancel context.CancelFunc
 	closed bool
 	next   uint32
 	open   map[uint32]*op // submitted and not taken
@@ -41,18 +43,29 @@ type op struct {
 }
 
 func newOps(ctx context.Context) *ops {
-	o := &ops{ready: make(chan struct{}, 1), open: map[uint32]*op{}}
-	o.ctx, o.cancel = context.WithCancel(ctx)
-	return o
+	return &ops{parent: ctx, ready: make(chan struct{}, 1), open: map[uint32]*op{}}
+}
+
+// context is what operations end with that take their time.
+func (o *ops) context() context.Context {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ctx == nil {
+		o.ctx, o.cancel = context.WithCancel(o.parent)
+	}
+	return o.ctx
 }
 
 func (o *ops) close() {
-	o.cancel()
 	o.mu.Lock()
 	o.closed = true
 	open := o.open
 	o.open, o.done = nil, nil
+	cancel := o.cancel
 	o.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
 	for _, p := range open {
 		if !p.over && p.cancel != nil {
 			p.cancel()
@@ -206,11 +219,29 @@ func lodeSubmit(c *call, s []uint64) int32 {
 
 // decodeMessage copies everything: nothing of it lies in the guest's memory.
 func decodeMessage(raw []byte) (m lode.Message, err error) {
-	body, err := abi.Decode(raw, func(k, v []byte) { m.Head = append(m.Head, lode.Pair{Key: string(k), Value: string(v)}) })
+	if len(raw) >= 4 {
+		m.Head = make([]lode.Pair, 0, min(binary.LittleEndian.Uint32(raw), 16))
+	}
+	body, err := abi.Decode(raw, func(k, v []byte) { m.Head = append(m.Head, lode.Pair{Key: word(k), Value: string(v)}) })
 	if len(body) > 0 {
 		m.Body = append([]byte(nil), body...)
 	}
 	return m, err
+}
+
+// word is string(k), without an allocation for what operations have most.
+func word(k []byte) string {
+	switch string(k) {
+	case ":key":
+		return ":key"
+	case ":verb":
+		return ":verb"
+	case ":address":
+		return ":address"
+	case "content-type":
+		return "content-type"
+	}
+	return string(k)
 }
 
 // start begins an operation with a request of n bytes and returns its id, or
@@ -230,7 +261,7 @@ func (c *call) start(kind abi.Op, req lode.Message, n int) uint32 {
 	case abi.OpBodyWrite:
 		return c.startWrite()
 	case abi.OpSleep:
-		ctx, cancel := context.WithCancel(o.ctx)
+		ctx, cancel := context.WithCancel(o.context())
 		id := o.add(n, cancel)
 		if id == 0 {
 			cancel()
@@ -238,20 +269,30 @@ func (c *call) start(kind abi.Op, req lode.Message, n int) uint32 {
 		}
 		sleep(ctx, nanoseconds(req.Get(":ns")), func(err error) { cancel(); o.complete(id, lode.Message{}, err) })
 		return id
+	case abi.OpState, abi.OpTimer, abi.OpSocket: // answered before Submit returns, but for a sync, which nobody can take back
+		id := o.add(n, nil)
+		if id != 0 {
+			c.submit(o.parent, kind, req, func(m lode.Message, err error) { o.complete(id, m, err) })
+		}
+		return id
 	}
-	ctx, cancel := context.WithCancel(o.ctx)
+	ctx, cancel := context.WithCancel(o.context())
 	id := o.add(n, cancel)
 	if id == 0 {
 		cancel()
 		return 0
 	}
-	done := func(m lode.Message, err error) { cancel(); o.complete(id, m, err) }
+	c.submit(ctx, kind, req, func(m lode.Message, err error) { cancel(); o.complete(id, m, err) })
+	return id
+}
+
+// submit gives an operation to the host.
+func (c *call) submit(ctx context.Context, kind abi.Op, req lode.Message, done func(lode.Message, error)) {
 	if c.inv.Host == nil {
 		done(lode.Message{}, lode.Errorf(lode.Unavailable, "operations are not available here"))
-		return id
+		return
 	}
 	c.inv.Host.Submit(ctx, kind, req, done)
-	return id
 }
 
 // immediate is an operation that is done already.
