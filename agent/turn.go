@@ -448,10 +448,10 @@ func (t *turn) forget(b *builder, now int64) {
 	if a.forgot != nil {
 		from = a.forgot // what was dropped and is not acknowledged yet is still there
 	}
-	over := a.meta.Kept - keptReplies
+	over, more := a.meta.Kept-keptReplies, false
 	_ = t.p.part.List(from, after(prefix), false, func(k, _ []byte) bool {
 		at, id, ok := parseOrder(k[len(prefix):])
-		if !ok || over <= 0 && now-at < keptFor || len(b.changes) > 256 {
+		if more = len(b.changes) > 256; more || !ok || over <= 0 && now-at < keptFor {
 			return false
 		}
 		over--
@@ -464,7 +464,9 @@ func (t *turn) forget(b *builder, now int64) {
 	if over > 0 {
 		a.forgot = nil // there are others before it
 	}
-	a.pruned = now
+	if !more {
+		a.pruned = now
+	}
 }
 
 // prune drops the answers of turns whose callers are long gone.

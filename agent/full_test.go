@@ -1,0 +1,282 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"lode"
+	"lode/agent/journal"
+	"lode/agent/owner"
+)
+
+// TestFull (S3): a journal without room refuses turns with Full, keeps none of
+// what rests on them, answers reads, and goes on when there is room.
+func TestFull(t *testing.T) {
+	w, n := one(t, fast)
+	w.on("tick", func(g *guest) error { return g.timer("t", time.Millisecond, "add", "1") })
+	w.on("give", func(g *guest) error {
+		if _, err := g.add("n", 1); err != nil {
+			return err
+		}
+		return g.send("k/to", "note", string(g.body))
+	})
+	m := &marks{tried: map[string][]string{}, acked: map[string]map[string]bool{}}
+	m.told(n, 0, 4)
+	n.call("k/from", "give", "first")
+	n.call("k/timer", "tick", "")
+	var full atomic.Bool
+	var every atomic.Int64
+	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
+		if full.Load() || every.Add(1)%3 == 0 && every.Load() < 1000 {
+			return 0, lode.Errorf(lode.Full, "no room")
+		}
+		return next.Commit(ctx, entries...)
+	})
+	// Now and then a message is refused, while turns follow each other.
+	sent := 1
+	for round := 1; round < 10; round++ {
+		m.told(n, round, 10)
+		if _, err := n.try("k/from", "give", fmt.Sprint("m", round)); err == nil {
+			sent++
+		} else if lode.KindOf(err) != lode.Full {
+			t.Error(err)
+		}
+		m.check(n)
+	}
+	// Nothing has room.
+	full.Store(true)
+	before := n.call("k/a0", "peek", "")
+	for range 3 {
+		_, err := n.try("k/a0", "note", "full")
+		wantKind(t, err, lode.Full)
+		if got := n.call("k/a0", "peek", ""); got != before {
+			t.Errorf("a read while the journal is full: %q, want %q", got, before)
+		}
+	}
+	full.Store(false)
+	every.Store(1000)
+	m.told(n, 100, 10)
+	m.again(n)
+	m.check(n)
+	until(t, "the messages", func() bool { return len(strings.Fields(n.call("k/to", "peek", ""))) >= sent })
+	until(t, "the timer", func() bool { return n.call("k/timer", "get", "") == "1" })
+	n.quiet()
+	if got := strings.Fields(n.call("k/to", "peek", "")); len(got) != sent {
+		t.Errorf("%d messages arrived, %d were sent: %v", len(got), sent, got)
+	}
+	n.whole()
+	m.check(n)
+	n.wants("k/timer", "get", "", "1")
+}
+
+// TestTooLargeInTheMiddle: turns that are refused for their size are not seen by
+// those that come at the same time.
+func TestTooLargeInTheMiddle(t *testing.T) {
+	w, n := one(t)
+	w.on("big", func(g *guest) error {
+		if err := g.put("v", "never"); err != nil {
+			return err
+		}
+		for i := range 70 {
+			if err := g.put(fmt.Sprint("k", i), strings.Repeat("v", 64<<10)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	n.call("k/x", "put", "good")
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if i%5 == 0 {
+				_, err := n.try("k/x", "big", "")
+				wantKind(t, err, lode.TooLarge)
+				return
+			}
+			n.wants("k/x", "peek", "", "good")
+			n.call("k/x", "add", 1)
+		})
+	}
+	all.Wait()
+	n.wants("k/x", "get", "", "16")
+	n.whole()
+}
+
+// TestOutputGate (S4): nothing leaves a turn before what it has seen is
+// durable: answers, refusals, errors, calls, frames, events.
+func TestOutputGate(t *testing.T) {
+	w, n := one(t)
+	w.kind("other", func(f *lode.Function) { f.Agent.Partitions = 1 })
+	w.on("refuse", func(g *guest) error {
+		v, err := g.get("v")
+		g.status, g.reply = 409, []byte(v)
+		return err
+	})
+	w.on("crash", func(g *guest) error { v, _ := g.get("v"); return fmt.Errorf("%s", v) })
+	var called atomic.Bool
+	w.on("hear", func(g *guest) error { called.Store(true); return nil })
+	w.on("tell", func(g *guest) error {
+		if _, err := g.get("v"); err != nil {
+			return err
+		}
+		_, _, err := g.call("other/x", "hear", "")
+		return err
+	})
+	n.call("k/x", "put", "old")
+	n.call("other/x", "add", 1)
+	hold, began := make(chan struct{}), make(chan struct{}, 100)
+	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
+		began <- struct{}{}
+		<-hold
+		return next.Commit(ctx, entries...)
+	})
+	var left atomic.Int64
+	var all sync.WaitGroup
+	all.Go(func() { n.call("k/x", "put", "new"); left.Add(1) })
+	<-began
+	for _, verb := range []string{"peek", "look", "refuse", "crash", "tell"} {
+		all.Go(func() { n.try("k/x", verb, ""); left.Add(1) })
+	}
+	p := n.svc.Load().partitionOf("k", "x")
+	until(t, "all turns", func() bool { // but tell, which waits in its middle
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		a := p.agents["x"]
+		return a.box.n == 0 && len(a.flights) <= 2
+	})
+	if left.Load() > 0 || called.Load() {
+		t.Errorf("%d answers left, and a call: %v, before what they saw was durable", left.Load(), called.Load())
+	}
+	close(hold)
+	all.Wait()
+	if !called.Load() {
+		t.Error("the call was not made")
+	}
+}
+
+// TestDamagedJournal (S1): an entry of the journal that cannot be read is found
+// and named, and its partition does not come back as if there were none.
+func TestDamagedJournal(t *testing.T) {
+	_, n := one(t)
+	n.call("k/x", "add", 1)
+	var bad atomic.Bool
+	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
+		out := make([][]byte, len(entries))
+		for i, b := range entries {
+			out[i] = append([]byte(nil), b...)
+			if bad.CompareAndSwap(true, false) {
+				out[i] = out[i][:len(out[i])-3] // as a program with a fault may write it
+			}
+		}
+		return next.Commit(ctx, out...)
+	})
+	n.call("k/x", "add", 1)
+	bad.Store(true)
+	n.call("k/x", "add", 1)
+	n.call("k/x", "add", 1)
+	n.down()
+	if err := os.RemoveAll(filepath.Join(n.w.dir, "agents-a")); err != nil {
+		t.Fatal(err)
+	}
+	n.onCommit(nil)
+	s := n.up()
+	_, err := s.load(t.Context(), []owner.Claim{{Partition: journal.Partition{Namespace: "ns", Kind: "k", N: lode.PartitionOf("x", 4)}, Epoch: 2, Base: journal.Base{Journal: "a", Cut: 1 << 40, Epoch: 1}}})
+	if lode.KindOf(err) != lode.Damaged && lode.KindOf(err) != lode.NotFound {
+		t.Errorf("a journal with an entry that is cut: %v", err)
+	}
+	if r, err := n.try("k/x", "get", "", within(500*time.Millisecond)); err == nil {
+		t.Errorf("the agent answers %s from a damaged journal", r.Body)
+	} else {
+		t.Log(err)
+	}
+}
+
+// TestDamagedSnapshot (S7): a snapshot that is changed, cut or gone is found,
+// and named; nothing is made up.
+func TestDamagedSnapshot(t *testing.T) {
+	for name, change := range map[string]func([]byte) []byte{
+		"flipped": func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"empty":   func(b []byte) []byte { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, n := one(t)
+			n.call("k/x", "add", 1)
+			if err := n.trimNow(); err != nil {
+				t.Fatal(err)
+			}
+			n.call("k/x", "add", 1)
+			n.trimNow()
+			n.crash()
+			n.w.blobs.change(change)
+			os.RemoveAll(filepath.Join(n.w.dir, "agents-a"))
+			n.up()
+			r, err := n.try("k/x", "get", "", within(500*time.Millisecond))
+			if err == nil && string(r.Body) != "2" {
+				t.Errorf("the agent answers %s from a damaged snapshot", r.Body)
+			} else if err == nil {
+				t.Error("the snapshot was not needed")
+			} else {
+				t.Log(err)
+			}
+		})
+	}
+}
+
+// TestDamagedState (S9): local state that is damaged is made anew.
+func TestDamagedState(t *testing.T) {
+	_, n := one(t)
+	for i := range 20 {
+		n.call("k/x", "add", 1)
+		n.call(fmt.Sprint("k/", i), "put", strings.Repeat("x", 1000))
+	}
+	n.trimNow()
+	n.call("k/x", "add", 1)
+	for _, pattern := range []string{"MANIFEST-*", "*.sst", "*.log"} {
+		n.down()
+		files, _ := filepath.Glob(filepath.Join(n.w.dir, "agents-a", "db", pattern))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range b {
+				b[i] ^= 0x55
+			}
+			if err := os.WriteFile(f, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.up()
+		n.wants("k/x", "get", "", "21")
+	}
+}
+
+// TestBlobsFail: a value that cannot be kept as a blob fails its turn alone.
+func TestBlobsFail(t *testing.T) {
+	w, n := one(t)
+	w.on("big", func(g *guest) error { return g.put("v", strings.Repeat("x", 100<<10)) })
+	n.call("k/x", "put", "small")
+	w.blobs.mu.Lock()
+	w.blobs.fail = lode.Errorf(lode.Full, "no room for blobs")
+	w.blobs.mu.Unlock()
+	_, err := n.try("k/x", "big", "")
+	wantKind(t, err, lode.Full)
+	n.wants("k/x", "peek", "", "small")
+	n.call("k/x", "add", 1)
+	w.blobs.mu.Lock()
+	w.blobs.fail = nil
+	w.blobs.mu.Unlock()
+	n.call("k/x", "big", "")
+	n.whole()
+	if got := n.call("k/x", "peek", ""); len(got) != 100<<10 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
