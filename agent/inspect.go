@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -251,6 +252,22 @@ func (s *Service) List(ctx context.Context, ns lode.Namespace, kind lode.Name, p
 		}
 	}
 	return out, false, nil
+}
+
+// Unserved names the nodes that have partitions of a kind, or of all (""), whose
+// agents nobody can list now: they are lost, or, where it is this one, it takes
+// them just now.
+func (s *Service) Unserved(ns lode.Namespace, kind lode.Name) []lode.NodeID {
+	out := map[lode.NodeID]bool{}
+	for id, own := range s.owners.All() {
+		if id.Namespace != ns || kind != "" && id.Kind != kind {
+			continue
+		}
+		if own.Node == s.cfg.Self && s.partition(id) == nil || own.Node != s.cfg.Self && !s.cfg.Alive(own.Node) {
+			out[own.Node] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(out))
 }
 
 // ordered are the partitions of a kind, or all, that this node has.

@@ -270,6 +270,9 @@ func TestList(t *testing.T) {
 	if got := l.names("cup", -1); !slices.Equal(got, want[len(want)/2:]) {
 		t.Errorf("of cup: %q", got)
 	}
+	if got := l.Unserved("ns", ""); len(got) != 0 {
+		t.Errorf("a node that is here is missing: %v", got)
+	}
 	sum := 0
 	for n := range 4 {
 		part := l.names("cart", n)

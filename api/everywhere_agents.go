@@ -136,6 +136,8 @@ func (a allAgents) ListAgents(ctx context.Context, ns lode.Namespace, f AgentFil
 	}
 	out := MergeAgents(parts, p.Limit)
 	out.Missing = append(out.Missing, gone...)
+	slices.Sort(out.Missing)
+	out.Missing = slices.Compact(out.Missing)
 	return out, nil
 }
 

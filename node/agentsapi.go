@@ -78,6 +78,9 @@ func (m manage) ListAgents(ctx context.Context, ns lode.Namespace, f api.AgentFi
 	for i := range all {
 		out.Items = append(out.Items, m.agent(&all[i]))
 	}
+	for _, node := range s.Unserved(ns, f.Kind) {
+		out.Missing = append(out.Missing, string(node))
+	}
 	if more {
 		out.Next = out.Items[len(out.Items)-1].Address
 	}
