@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,9 +63,16 @@ func (r *runner) driver(ctx context.Context, dir, name string, joins *driver) (*
 		if err != nil {
 			return nil, fmt.Errorf("a token for %s: %w", name, err)
 		}
-		more = []string{tok.Address, tok.Token}
+		more = []string{joins.peers(), tok.Token}
 	}
 	return r.driverAt(ctx, dir, name, port, more...)
+}
+
+// peers is the address at which a node lets others in.
+func (d *driver) peers() string {
+	host, port, _ := net.SplitHostPort(d.addr)
+	n, _ := strconv.Atoi(port)
+	return net.JoinHostPort(host, strconv.Itoa(n+1))
 }
 
 func (r *runner) driverAt(ctx context.Context, dir, name string, port int, more ...string) (*driver, error) {

@@ -76,6 +76,7 @@ func List() []Bench {
 	return []Bench{
 		{"invoke", "HTTP calls into clean sandboxes against bare Go net/http", benchInvoke},
 		{"agents", "durable turns, calls between agents, moves and take-overs, against raw TCP and ZeroMQ", benchAgents},
+		{"election", "the bully algorithm among agents, over a blackboard, and among processes over ZeroMQ", benchElection},
 		{"cold", "first requests: module in memory, on disk, compiled elsewhere, compiled here", benchCold},
 		{"cluster", "three nodes: a hop, kill -9, rolling restart, growing from one, jobs, memory", benchCluster},
 		{"scan", "jobs over mapped shards against plain C and Go programs", benchScan},

@@ -23,6 +23,7 @@ type DemoReport struct {
 	Calls   []DemoCall `json:"calls"`
 	Rows    []DemoRow  `json:"rows"`
 	Kill    *DemoKill  `json:"kill"`
+	Votes   []DemoVote `json:"votes"`
 }
 
 // DemoCall is one function called over HTTP.
@@ -47,7 +48,8 @@ type DemoRow struct {
 
 // Demo runs the main job on three throw-away nodes: two functions over HTTP,
 // then word counts over real mails and Go's own sources, three ways each; then
-// it kills a node in the middle of a job and of a stream of calls.
+// it kills a node in the middle of a job and of a stream of calls; then agents
+// elect a leader, and so do processes over ZeroMQ.
 func Demo(ctx context.Context, o Options) (*DemoReport, error) {
 	rep := &DemoReport{At: time.Now().UTC().Truncate(time.Second), Machine: thisMachine()}
 	b := Bench{Name: "demo", run: func(ctx context.Context, r *runner) error { return r.demo(ctx, rep) }}
@@ -104,7 +106,10 @@ func (r *runner) demo(ctx context.Context, rep *DemoReport) error {
 		}
 		rep.Rows = append(rep.Rows, rows...)
 	}
-	rep.Kill, err = r.demoKill(ctx, t, sources)
+	if rep.Kill, err = r.demoKill(ctx, t, sources); err != nil {
+		return err
+	}
+	rep.Votes, err = r.demoVotes(ctx, s)
 	return err
 }
 
@@ -225,7 +230,10 @@ func (d *DemoReport) WriteTable(w io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(w, "The three results of each job are the same, word by word.")
-	return d.Kill.write(w)
+	if err := d.Kill.write(w); err != nil {
+		return err
+	}
+	return writeVotes(w, d.Votes)
 }
 
 // WriteJSON prints the report as one object.
