@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	mrand "math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -212,14 +213,15 @@ func TestOwed(t *testing.T) {
 
 // TestRebalanceLaws: on any picture nothing goes to a host that takes none, a
 // partition moves once a call, and under the same load all ends, within one of
-// each share where spreading began; and nothing comes back.
+// each share where spreading began; and no gain takes another one back.
 func TestRebalanceLaws(t *testing.T) {
-	for seed := range uint64(60) {
+	end := float64(longer(900, 7200))
+	for seed := range uint64(longer(20, 1000)) {
 		r := mrand.New(mrand.NewPCG(seed, 1))
 		p, m := chancePicture(r), &Ledger{}
 		ends := 0.0
 		been := map[string][]lode.NodeID{}
-		for now := 0.0; now < 1800; now += 2 {
+		for now := 0.0; now < end; now += 2 {
 			for i := range p.Parts {
 				p.Parts[i].Fixed = false
 			}
@@ -231,17 +233,20 @@ func TestRebalanceLaws(t *testing.T) {
 					t.Fatalf("seed %d: %v", seed, mv)
 				}
 				seen[mv.Part] = true
-				if mv.Why == Gain && slices.Contains(been[mv.Part], mv.To) {
+				ends = now
+				if mv.Why == Spread {
+					continue // it may have taken one away that was best where it was
+				}
+				if slices.Contains(been[mv.Part], mv.To) {
 					t.Fatalf("seed %d: %s goes back: %v, then %s", seed, mv.Part, been[mv.Part], mv.To)
 				}
 				been[mv.Part] = append(been[mv.Part], mv.From)
-				ends = now
 			}
 		}
-		if ends > 1500 {
+		if ends > end/6*5 {
 			t.Errorf("seed %d: it still moves after %g s", seed, ends)
 		}
-		if b := newBalance(p, m, 1800); slices.ContainsFunc(p.Hosts, func(h Host) bool { return h.Eligible }) {
+		if b := newBalance(p, m, end); slices.ContainsFunc(p.Hosts, func(h Host) bool { return h.Eligible }) {
 			for _, k := range b.kinds {
 				if k.uneven() {
 					t.Errorf("seed %d: %s is far off: %s", seed, k.kind, p.lies())
@@ -249,6 +254,14 @@ func TestRebalanceLaws(t *testing.T) {
 			}
 		}
 	}
+}
+
+// longer is how many rounds a test makes: few, or with LODE_LONG=1 many.
+func longer(few, many int) int {
+	if os.Getenv("LODE_LONG") != "" {
+		return many
+	}
+	return few
 }
 
 func chancePicture(r *mrand.Rand) *Picture {
