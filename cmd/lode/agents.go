@@ -73,7 +73,7 @@ func (c *cli) agentsLs() *cobra.Command {
 				return err
 			}
 			if len(l.Missing) > 0 {
-				c.say("the agents of these nodes are missing, as they did not answer: %s", strings.Join(l.Missing, ", "))
+				c.say("agents of these nodes are missing, as they do not answer or only just take them over: %s", strings.Join(l.Missing, ", "))
 			}
 			if l.Next != "" && !c.machine() {
 				c.hint("there are more: --limit %d", min(2*limit, 1000))
