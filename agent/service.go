@@ -69,6 +69,8 @@ type Service struct {
 	counts  counts
 	callers callers
 
+	draining atomic.Bool
+
 	mu    sync.Mutex
 	term  *term
 	takes map[journal.Partition]uint64 // positions of the takes of this term
@@ -141,10 +143,19 @@ func (s *Service) openState() (*state.DB, error) {
 }
 
 // Drain gives all partitions to other nodes.
-func (s *Service) Drain(ctx context.Context) error { return s.owners.Drain(ctx) }
+func (s *Service) Drain(ctx context.Context) error {
+	s.draining.Store(true)
+	return s.owners.Drain(ctx)
+}
 
 // Undrain takes a Drain back.
-func (s *Service) Undrain(ctx context.Context) error { return s.owners.Undrain(ctx) }
+func (s *Service) Undrain(ctx context.Context) error {
+	s.draining.Store(false)
+	return s.owners.Undrain(ctx)
+}
+
+// Draining reports whether this node gives its partitions away.
+func (s *Service) Draining() bool { return s.draining.Load() }
 
 // Owners is who has which partition.
 func (s *Service) Owners() *owner.Owners { return s.owners }

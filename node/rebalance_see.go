@@ -20,15 +20,16 @@ import (
 
 // costs is what a node says of its partitions, and of itself.
 type costs struct {
-	Cores float64      `json:"cores"`
-	Up    float64      `json:"up"`   // seconds since it started
-	Used  float64      `json:"used"` // seconds of CPU since then
-	Parts []agent.Cost `json:"parts"`
+	Cores  float64      `json:"cores"`
+	Up     float64      `json:"up"`               // seconds since it started
+	Used   float64      `json:"used"`             // seconds of CPU since then
+	Leaves bool         `json:"leaves,omitempty"` // it gives its partitions away
+	Parts  []agent.Cost `json:"parts"`
 }
 
 // costs tells what this node's partitions cost.
 func (n *Node) costs() costs {
-	return costs{float64(runtime.GOMAXPROCS(0)), time.Since(n.started).Seconds(), cpuTime().Seconds(), n.agents.Costs()}
+	return costs{float64(runtime.GOMAXPROCS(0)), time.Since(n.started).Seconds(), cpuTime().Seconds(), n.agents.Draining(), n.agents.Costs()}
 }
 
 // cpuTime is what this process has used of the CPUs.
@@ -114,7 +115,7 @@ func (s *sightings) look(ctx context.Context, n *Node) (*placement.Picture, erro
 	for _, node := range slices.Sorted(maps.Keys(told)) {
 		c := told[node]
 		at[node] = len(p.Hosts)
-		p.Hosts = append(p.Hosts, placement.Host{ID: node, Cores: c.Cores, Busy: s.host(node, c), Eligible: n.fleet.hosts(node)})
+		p.Hosts = append(p.Hosts, placement.Host{ID: node, Cores: c.Cores, Busy: s.host(node, c), Eligible: n.fleet.hosts(node) && !c.Leaves})
 	}
 	s.mu.Lock()
 	p.Blackout = s.blackout
