@@ -32,6 +32,13 @@ func (n *Node) openAgents(ctx context.Context) (err error) {
 	n.opened("agents", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, shutdownWait)
 		defer cancel()
+		if !n.fleet.alone() { // else they would wait for somebody to miss this node
+			gctx, stop := context.WithTimeout(ctx, giveWait)
+			if err := n.agents.Drain(gctx); err != nil && ctx.Err() == nil {
+				n.cfg.Logger.Warn("not all partitions of agents were given away: others take them over", "err", err)
+			}
+			stop()
+		}
 		return n.agents.Close(ctx)
 	})
 	close(n.agentsOpen)
