@@ -1,11 +1,13 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"time"
 
 	"lode"
 	"lode/api"
@@ -73,41 +75,53 @@ func (d *driver) apart(ctx context.Context, name string, members int) (*agentVot
 	return nil, "", lode.Errorf(lode.NotFound, "no group of a hundred has its leader elsewhere than its referee")
 }
 
-// electKilling kills a node as soon as the leader of a round is down and the
-// others know.
-func (v *agentVoters) electKilling(ctx context.Context, notice int, victim *driver) (e elected, err error) {
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		e, err = v.elect(ctx, notice)
-		done <- err
-	}()
-	for {
-		phase, err := v.phase(ctx)
-		if err != nil || phase == "voting" {
-			victim.kill()
-			err = errors.Join(err, <-done)
-			return e, err
-		}
-		select {
-		case err := <-done:
-			if err == nil {
-				err = lode.Errorf(lode.Internal, "the round was over before a node could be killed")
-			}
-			return e, err
-		default:
-		}
+// electKilling kills a node as soon as the leader of a round is down and another
+// member knows. It asks the referee itself: a function that waits for the round
+// might run on that node.
+func (v *agentVoters) electKilling(ctx context.Context, notice int, victim *driver) (elected, error) {
+	if err := v.referee(ctx, "begin", []any{notice, ""}, nil); err != nil {
+		return elected{}, err
 	}
+	killed := false
+	for ctx.Err() == nil {
+		var s struct {
+			Phase string
+			Last  elected // of a new group: nothing yet
+		}
+		if err := v.referee(ctx, "state", []any{}, &s); err != nil {
+			return elected{}, err
+		}
+		switch {
+		case s.Phase == "voting" && !killed:
+			victim.kill()
+			killed = true
+		case s.Phase == "ready" && s.Last.Messages > 0 && killed:
+			return s.Last, nil
+		case s.Phase == "ready" && s.Last.Messages > 0:
+			return elected{}, lode.Errorf(lode.Internal, "the round was over before a node could be killed")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return elected{}, ctx.Err()
 }
 
-// phase is what the group waits for.
-func (v *agentVoters) phase(ctx context.Context) (string, error) {
-	a, err := v.at.CallAgent(ctx, api.AgentInvocation{Address: lode.Address{Name: "election", Key: v.group}, Method: "state"})
+// referee calls a method of the agent that takes the time.
+func (v *agentVoters) referee(ctx context.Context, method string, args []any, out any) error {
+	b, err := json.Marshal(args)
 	if err != nil {
-		return "", err
+		return err
+	}
+	a, err := v.at.CallAgent(ctx, api.AgentInvocation{Address: lode.Address{Name: "election", Key: v.group}, Method: method, Type: listType, Body: bytes.NewReader(b)})
+	if err != nil {
+		return err
 	}
 	defer a.Body.Close()
-	var s struct{ Phase string }
-	err = json.NewDecoder(a.Body).Decode(&s)
-	return s.Phase, err
+	b, err = io.ReadAll(a.Body)
+	if err == nil && a.Status >= 300 {
+		err = lode.Errorf(lode.Internal, "the referee's %s answered %d: %s", method, a.Status, b)
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(b, out)
 }
