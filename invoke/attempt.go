@@ -283,7 +283,8 @@ func (a *attempt) Head(head []byte) (err error) {
 	for _, p := range a.pairs {
 		switch {
 		case p.Key == ":status":
-			if status, err = strconv.Atoi(p.Value); err != nil || status < 200 || status > 599 {
+			status, err = strconv.Atoi(p.Value)
+			if upgrade := a.turn != nil && status == 101; err != nil || status < 200 && !upgrade || status > 599 { // an agent that accepts a WebSocket
 				return lode.Errorf(lode.Crashed, "%s answered with the status %q", a.rev.ID(), p.Value).WithHint("a status is a number from 200 to 599")
 			}
 		case !strings.HasPrefix(p.Key, ":"):
