@@ -104,6 +104,8 @@ func (b *Bully) hear(m Message) Step {
 		return Step{WaitMS: b.patience()}
 	case m.Word == coordinator && m.From < b.Rank:
 		return b.ask() // not while I live
+	case m.Word == coordinator && m.From < b.Leader:
+		return Step{} // his time-out was too short: I know better
 	case m.Word == coordinator:
 		b.Leader, b.Stage = m.From, idle
 		return Step{Rest: true}
