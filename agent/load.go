@@ -55,7 +55,8 @@ type loader struct {
 
 // logPart is what was read of a journal: the entries by partition.
 type logPart struct {
-	from, to uint64
+	from, to uint64 // from 0: from its front on
+	first    uint64 // position of the first message that was read
 	entries  map[journal.Partition][]placed
 	read     bool
 }
@@ -94,8 +95,11 @@ func (l *loader) log(node lode.NodeID) (*logPart, error) {
 	if lp.read {
 		return lp, nil
 	}
-	lp.entries = map[journal.Partition][]placed{}
+	lp.entries, lp.first = map[journal.Partition][]placed{}, 0
 	err := l.s.cfg.Bus.ReadLog(l.ctx, owner.JournalName(node), lp.from, lp.to, func(m bus.Message) error {
+		if lp.first == 0 {
+			lp.first = m.Seq
+		}
 		for _, b := range m.Entries {
 			e, err := journal.Decode(b)
 			if err != nil {
@@ -105,6 +109,10 @@ func (l *loader) log(node lode.NodeID) (*logPart, error) {
 		}
 		return nil
 	})
+	if lode.KindOf(err) == lode.Gone && lp.from > 0 { // the copy here is too old to go on from
+		lp.from = 0
+		return l.log(node)
+	}
 	lp.read = err == nil
 	return lp, err
 }
@@ -125,7 +133,7 @@ func (l *loader) bring(p journal.Partition, b journal.Base) (owner.Loaded, error
 		return owner.Loaded{}, err
 	}
 	loaded := newest(es)
-	if ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal {
+	if ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal && (lp.from > 0 || lp.first <= mark.Pos+1) {
 		return loaded, l.replay(b, es, mark.Pos)
 	}
 	if lp.from > 0 { // others needed less of the journal

@@ -89,7 +89,8 @@ type term struct {
 	incarnation string
 	log         *bus.Log
 	w           *journal.Writer
-	bytes       atomic.Int64 // written since the last trim
+	bytes       atomic.Int64 // written since snapshots were last taken
+	kept        atomic.Int64 // written and not removed: what a new owner has to read, as far as is known
 	floor       uint64       // trimmed up to here
 }
 
@@ -394,6 +395,9 @@ var _ owner.Journal = (*journals)(nil)
 func (j *journals) Begin(log *bus.Log, incarnation string) {
 	s := (*Service)(j)
 	t := &term{incarnation: incarnation, log: log}
+	if log.Opened() > 1 {
+		t.kept.Store(s.cfg.Trim) // how much is there is not known
+	}
 	t.w = journal.NewWriter(s.wrapped(log), func(pos uint64, es []*journal.Entry) error { return s.apply(t, pos, es) }, s.refused, func(err error) {
 		if lode.KindOf(err) != lode.Conflict {
 			s.log().Error("the journal of this node's agents has ended: it is opened again", "err", err)
@@ -441,6 +445,7 @@ func (s *Service) apply(t *term, pos uint64, es []*journal.Entry) error {
 		}
 	}
 	t.bytes.Add(size)
+	t.kept.Add(size)
 	s.counts.messages.Add(1)
 	s.counts.entries.Add(uint64(len(es)))
 	if err := s.reached(pointApply); err != nil {

@@ -94,6 +94,7 @@ func (s *Service) idleOf(p *partition) time.Duration {
 // the entry that names them, then the front goes.
 func (s *Service) trim(ctx context.Context, t *term) error {
 	t.bytes.Store(0)
+	before := t.kept.Load()
 	for _, p := range s.owned() {
 		if err := s.snapshot(ctx, t, p); err != nil {
 			return err
@@ -121,6 +122,7 @@ func (s *Service) trim(ctx context.Context, t *term) error {
 		return err
 	}
 	t.floor = floor
+	t.kept.Add(-before)
 	return s.reached(pointTrimmed)
 }
 

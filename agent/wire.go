@@ -24,12 +24,14 @@ const LinkMethod = "agent"
 //	           receiver, mark, count
 //	events     namespace, kind, key, behind                  -          -                            count, events
 //	serve      namespace, kind, n                            -          -                            -
+//	warm       namespace, kind, n, manifest                  -          -                            -
 const (
 	askCall    = 1
 	askPost    = 2
 	askDeliver = 3
 	askEvents  = 4
 	askServe   = 5
+	askWarm    = 6
 
 	resultDone   = 0
 	resultMoved  = 1 // nothing happened here
@@ -108,6 +110,8 @@ func (s *Service) HandleRemote(ctx context.Context, in *link.Incoming) error {
 		return s.serveDeliver(ctx, in, d)
 	case askEvents:
 		return s.serveEvents(ctx, in, d)
+	case askWarm:
+		return s.serveWarm(ctx, in, d)
 	case askServe:
 		return s.serveTake(ctx, in, d)
 	}

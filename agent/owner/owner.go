@@ -122,6 +122,13 @@ type Hooks interface {
 	Ended()
 }
 
+// Warmer is an optional ability of Hooks: to bring the state of a partition that
+// is about to be given away to where it goes, while it is still served here.
+// What it fails to do costs time later, no more. Stop is called after it.
+type Warmer interface {
+	Warm(ctx context.Context, p journal.Partition, to lode.NodeID)
+}
+
 // Owner is who has a partition, as far as this node knows.
 type Owner struct {
 	Node  lode.NodeID

@@ -203,7 +203,7 @@ func (o *Owners) do(s *slot, a act) {
 		o.c.Hooks.Start(s.id, s.part.reg.Epoch)
 		o.renew()
 	case actStop:
-		o.stopPart(t, s)
+		o.stopPart(t, s, s.part.to)
 	case actGive:
 		o.append(t, s, &journal.Entry{Op: journal.Give, Epoch: s.part.reg.Epoch, Partition: s.id, To: s.part.to},
 			func(pos uint64) act { return s.part.given(t.self, pos) })
@@ -300,10 +300,13 @@ func (o *Owners) countWait(t *term, s *slot) {
 }
 
 // stopPart ends turns and reads of a partition that is given away.
-func (o *Owners) stopPart(t *term, s *slot) {
+func (o *Owners) stopPart(t *term, s *slot, to lode.NodeID) {
 	t.hooks.Add(1)
 	o.work.Go(func() {
 		defer t.hooks.Done()
+		if w, ok := o.c.Hooks.(Warmer); ok {
+			w.Warm(t.ctx, s.id, to)
+		}
 		err := o.c.Hooks.Stop(t.ctx, s.id)
 		o.inTerm(t, func() {
 			if err != nil {
