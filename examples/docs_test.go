@@ -132,7 +132,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 			registered[m[1]] = true
 		}
 	}
-	for _, name := range []string{"cli.md", "cluster.md", "operations.md", "data.md", "async.md", "http.md", "functions.md"} {
+	for _, name := range []string{"cli.md", "cluster.md", "operations.md", "data.md", "async.md", "http.md", "functions.md", "agents.md"} {
 		for _, m := range regexp.MustCompile("[ `]--([a-z][a-z-]*[a-z])").FindAllStringSubmatch(page(t, name), -1) {
 			if !registered[m[1]] && !slices.Contains(foreign, m[1]) {
 				t.Errorf("docs/%s has a flag --%s, which no command takes", name, m[1])
