@@ -145,7 +145,7 @@ func (s *Service) route(ctx context.Context, m *message) (*lode.AgentReply, erro
 		n := *m
 		m = &n
 		m.fresh = m.fresh && !maybe
-		sleep(ctx, min(retryPause<<min(try, 4), 200*time.Millisecond))
+		sleep(ctx, min(time.Millisecond<<min(try, 8), 200*time.Millisecond))
 		if now := s.started(); ctx.Err() == nil && s.ctx.Err() == nil && now.Before(m.until) && (maybe || now.Sub(began) < ownerless) {
 			continue
 		}
