@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"lode/sdk/go"
 )
@@ -24,8 +25,9 @@ func (c *Counter) Get(context.Context) (int, error) { return c.N, nil }
 // Echo gives back what it got.
 func (c *Counter) Echo(_ context.Context, b []byte) ([]byte, error) { return b, nil }
 
-// Ask has another agent echo b so often.
-func (c *Counter) Ask(ctx context.Context, to string, n int, b string) (int, error) {
+// Ask has another agent say 1 KB, so often.
+func (c *Counter) Ask(ctx context.Context, to string, n int) (int, error) {
+	b := strings.Repeat("x", 1024)
 	for range n {
 		if _, err := lode.Call[string](ctx, to, "say", b); err != nil {
 			return 0, err
