@@ -61,6 +61,9 @@ func (a *activation) nest(m *message, level int) {
 // unnest ends a turn within a turn, and begins the next; p.mu is held.
 func (a *activation) unnest(m *message) {
 	a.sandbox = 0
+	if a.run != nil {
+		a.run.passed = true
+	}
 	if i := slices.Index(a.inner, turnMark(m)); i >= 0 {
 		a.inner = slices.Delete(a.inner, i, i+1)
 	}

@@ -32,6 +32,7 @@ type Turn struct {
 	Run      lode.AgentCall // Deadline, Trace, Caller, Depth and Chain are set
 	Ops      Ops
 	Sandbox  uint64 // where the agent's instance is; then, where this turn ran. 0: not known
+	Apart    bool   // it runs while another turn of the agent does: its instance is for nobody else
 
 	// Answer is what the code said.
 	Answer lode.AgentReply

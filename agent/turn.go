@@ -41,6 +41,7 @@ type turn struct {
 	delta   int64          // of the bytes of state
 	sizes   map[string]int // see known
 	extra   []journal.Change
+	passed  bool // a turn within it may have written: its instance is old; guarded by partition.mu
 
 	mu      sync.Mutex
 	calling map[*lode.AgentCall]time.Time // what it waits for, and since when
@@ -60,6 +61,7 @@ func (p *partition) newTurn(a *activation, m *message) *turn {
 	if a.beside > 0 || m.nested {
 		t.run.Sandbox = 0 // its instance may be another's by the time it is asked
 	}
+	t.run.Apart = m.beside || m.nested
 	p.mu.Unlock()
 	return t
 }
@@ -122,7 +124,7 @@ func (t *turn) empty() bool {
 // keepPlace notes where the agent's instance is now; p.mu is held.
 func (t *turn) keepPlace() {
 	t.a.sandbox = t.run.Sandbox
-	if t.a.beside > 0 || t.m.nested || t.remove || t.m.edit != nil && !t.m.post {
+	if t.a.beside > 0 || t.m.nested || t.passed || t.remove || t.m.edit != nil && !t.m.post {
 		t.a.sandbox = 0 // it does not know what has changed
 	}
 }

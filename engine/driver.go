@@ -90,6 +90,9 @@ type Invocation struct {
 	// then of the one that does; 0: any. No two sandboxes of an Engine, ever,
 	// have the same number.
 	Sandbox uint64
+	// Apart gives the sandbox a new number once it has run this: nobody who
+	// asks for the one it had finds what this has left there.
+	Apart bool
 	// Placed is told which sandbox it will be, before Head is read. Nil:
 	// nobody is.
 	Placed Placed

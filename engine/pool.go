@@ -131,6 +131,9 @@ func (p *Pool) Invoke(ctx context.Context, inv *Invocation) error {
 	}
 	err = w.sb.Invoke(ctx, inv)
 	inv.Usage.Memory = max(inv.Usage.Memory, w.sb.Memory())
+	if inv.Apart {
+		w.number = p.e.numbers.Add(1)
+	}
 	p.give(w, inv.Windows != nil)
 	if err != nil {
 		return err

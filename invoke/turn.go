@@ -28,6 +28,10 @@ type Turn struct {
 	// Sandbox is where the agent's last turn ran; then, where this one did. 0:
 	// not known.
 	Sandbox uint64
+	// Apart is set for a turn that runs while another one of its agent does:
+	// what it leaves in its sandbox is not what the agent's turns have left, and
+	// must not be found by one that asked for this sandbox before.
+	Apart bool
 
 	// What the code answered, once RunTurn has returned.
 	Answer lode.Buffered
@@ -83,7 +87,7 @@ func (a *attempt) runTurn(ctx context.Context) error {
 		admitted = time.Now()
 	}
 	a.inv.Deadline = deadline
-	a.inv.Sandbox, a.inv.Placed = a.turn.Sandbox, a
+	a.inv.Sandbox, a.inv.Apart, a.inv.Placed = a.turn.Sandbox, a.turn.Apart, a
 	err = a.refusal(a.dispatch(ctx, runner))
 	a.turn.Sandbox, a.turn.CPU = a.inv.Sandbox, a.inv.Usage.CPU
 	a.end = time.Now()

@@ -134,7 +134,7 @@ type running struct {
 func (r *turns) Run(ctx context.Context, t *agent.Turn) error {
 	x := &running{t: t}
 	x.i = invoke.Turn{Revision: t.Revision, Head: t.Head, Body: t.Body, Method: t.Method, Deadline: t.Run.Deadline, Trace: t.Run.Trace, Caller: t.Run.Caller,
-		Depth: t.Run.Depth, Chain: t.Run.Chain, Ops: x, Sandbox: t.Sandbox}
+		Depth: t.Run.Depth, Chain: t.Run.Chain, Ops: x, Sandbox: t.Sandbox, Apart: t.Apart}
 	err := r.n.invoke.RunTurn(ctx, &x.i)
 	a := &x.i.Answer
 	t.Sandbox, t.Span, t.CPU = x.i.Sandbox, x.i.Span, x.i.CPU
