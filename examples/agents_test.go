@@ -237,7 +237,7 @@ func limiter(t *testing.T, h *house) {
 }
 
 func order(t *testing.T, h *house) {
-	h.deploy(t, copied(t, "order", `"60000"`, `"1000"`))
+	h.deploy(t, copied(t, "order", `"60000"`, `"3000"`))
 	h.tell(t, "stock/book", "add", "[5]")
 	h.tell(t, "order/o1", "place", `["book", 2, "4111", 300]`)
 	h.becomes(t, "order/o1", "show", `"stage":"paid"`)
