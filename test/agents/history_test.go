@@ -69,6 +69,7 @@ type history struct {
 	ops   []porcupine.Operation
 	lost  int
 	slow  time.Duration
+	no    map[string]int // answers that were none, by what they said
 }
 
 func (h *history) do(client int, p *process, s step, id string) answer {
@@ -84,6 +85,12 @@ func (h *history) do(client int, p *process, s step, id string) answer {
 	defer h.mu.Unlock()
 	h.slow = max(h.slow, ret-call)
 	op := porcupine.Operation{ClientId: client, Input: s, Call: int64(call), Return: int64(ret)}
+	if a.status < 200 || a.status > 299 {
+		if h.no == nil {
+			h.no = map[string]int{}
+		}
+		h.no[fmt.Sprintf("%d %.120s", a.status, a.body)]++
+	}
 	switch {
 	case a.status >= 200 && a.status < 300:
 		out := said{value: a.body}
@@ -234,6 +241,9 @@ func TestHistories(t *testing.T) {
 			h.do(9, c.nodes[r.IntN(3)], step{fmt.Sprintf("s%d-%s", seed, what), method, ""}, "")
 		}
 		t.Logf("seed %d: %s of %s: %d operations, %d of them lost, the slowest took %s", seed, x.name, victim.name, len(h.ops), h.lost, h.slow.Round(time.Millisecond))
+		for what, n := range h.no {
+			t.Logf("  %d times %s", n, what)
+		}
 		h.check(t)
 		c.solvent(seed)
 		if t.Failed() {
