@@ -25,7 +25,7 @@ import (
 //	d u64 K NAME         timers by when they are due (Unix ms)
 //	i KIND 00 u16        channel from a partition of KIND: what was consumed
 //	o KIND 00 u16 u64    message to a partition of KIND, not yet consumed
-//	r u32 ID             reply of a turn, by the two minutes in which it ended
+//	r u32 ID             reply of a turn, by the two minutes in which it ended; see partition.age
 const (
 	spaceAgent   = 'a'
 	spaceChannel = 'c'
@@ -148,7 +148,6 @@ func parsePeer(k []byte) (p peer, rest []byte, ok bool) {
 // for; replies are kept for one to two of them.
 const replyAge = 2 * 60 * 1000
 
-func replyKey(now int64, id string) []byte {
-	b := binary.BigEndian.AppendUint32([]byte{spaceReply}, uint32(now/replyAge))
-	return append(b, id...)
+func replyKey(age uint32, id string) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{spaceReply}, age), id...)
 }

@@ -234,3 +234,22 @@ func TestSync(t *testing.T) {
 	n.wants("k/x", "all", "", "[]")
 	n.whole()
 }
+
+// TestRepeatedElsewhere (S3): what is repeated by the platform itself takes
+// effect once, though the clock of the next owner is an hour off.
+func TestRepeatedElsewhere(t *testing.T) {
+	_, n := one(t)
+	again := func(c *lode.AgentCall) { c.ID = "made by a node" } // and not by a caller
+	n.call("k/x", "add", 1, again)
+	for i, shift := range []time.Duration{time.Hour, -time.Hour, 2 * time.Hour, 0} {
+		n.crash()
+		n.shift.Store(int64(shift))
+		n.up()
+		n.call("k/y", "add", 1)
+		n.call("k/other", "add", 1)
+		if r := must(n.try("k/x", "add", 1, again))(t); !r.Repeated {
+			t.Errorf("after restart %d, with a clock that is %s off, it ran again", i, shift)
+		}
+	}
+	n.wants("k/x", "get", "", "1")
+}

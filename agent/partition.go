@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"sync"
@@ -47,9 +48,11 @@ type partition struct {
 	next    int64           // Unix us: when the first timer is due, at the latest; 0: none
 	fired   map[string]bool // due keys of timers whose turns are under way
 	turns   uint64
-	rate    rate  // of turns
-	spent   spent // since it came here
-	pruned  int64 // see prune
+	rate    rate   // of turns
+	spent   spent  // since it came here
+	pruned  uint32 // see prune
+	aged    uint32 // see age
+	began   time.Time
 
 	born    atomic.Pointer[lode.Revision] // of the kind whose state this is; see suits
 	counts  atomic.Pointer[counted]       // as they were found last
@@ -96,7 +99,28 @@ func (s *Service) newPartition(id journal.Partition, epoch uint64) *partition {
 	p := &partition{s: s, id: id, epoch: epoch, part: s.db.Part(id), open: true, agents: map[string]*activation{},
 		out: map[peer]*channel{}, in: map[peer]*inbox{}, fired: map[string]bool{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
+	if err := p.findAge(); err != nil {
+		s.log().Error("read the kept replies of a partition", "partition", id, "err", err)
+	}
 	return p
+}
+
+// age numbers spans of two minutes, for the replies that are kept for a while.
+// It goes on from the last reply that was kept, not from a clock: the owner
+// before may have had another one, and its replies must be found.
+func (p *partition) age() uint32 {
+	return p.aged + 1 + uint32(time.Since(p.began)/(replyAge*time.Millisecond))
+}
+
+// findAge reads the number of the last reply.
+func (p *partition) findAge() error {
+	p.began = time.Now()
+	return p.part.List([]byte{spaceReply}, []byte{spaceReply + 1}, true, func(k, _ []byte) bool {
+		if len(k) >= 5 {
+			p.aged = max(binary.BigEndian.Uint32(k[1:]), 1) - 1
+		}
+		return false
+	})
 }
 
 // activate finds an agent, or brings it into memory; p.mu is held.
@@ -485,8 +509,8 @@ func (p *partition) repeated(a *activation, m *message) (out outcome, ok bool, e
 	if m.fresh || m.turn == lode.TurnRead || m.timer != "" {
 		return outcome{}, false, nil
 	}
-	now := p.s.now()
-	keys := [][]byte{replyKey(now, m.id), replyKey(now-replyAge, m.id)}
+	age := p.age()
+	keys := [][]byte{replyKey(age, m.id), replyKey(age-1, m.id)}
 	if m.c.Given {
 		keys = append(keys, in(a.prefix, partReply, m.id)) // the others: that of a turn which removed the agent
 		if m.post {

@@ -425,8 +425,8 @@ func (t *turn) reply(b *builder, now int64) {
 		out.Body, out.Lost = nil, true
 	}
 	if !m.c.Given || t.remove {
-		b.set(replyKey(now, m.id), out.encode())
-		t.p.prune(b, now)
+		b.set(replyKey(t.p.age(), m.id), out.encode())
+		t.p.prune(b)
 		return
 	}
 	b.set(in(a.prefix, partReply, m.id), out.encode())
@@ -472,12 +472,13 @@ func (t *turn) forget(b *builder, now int64) {
 }
 
 // prune drops the answers of turns whose callers are long gone.
-func (p *partition) prune(b *builder, now int64) {
-	if now/replyAge == p.pruned {
+func (p *partition) prune(b *builder) {
+	age := p.age()
+	if age == p.pruned {
 		return
 	}
-	p.pruned = now / replyAge
-	b.cut([]byte{spaceReply}, replyKey(now-replyAge, ""))
+	p.pruned = age
+	b.cut([]byte{spaceReply}, replyKey(age-1, ""))
 }
 
 // overlay makes what was written visible to the next turns; p.mu is held.
