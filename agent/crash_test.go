@@ -35,7 +35,9 @@ func (n *node) dieAt(point string, k int64) (died func() bool) {
 		}
 		return nil
 	}
-	n.fault.Store(&at)
+	n.hooks.mu.Lock()
+	n.hooks.fault = at
+	n.hooks.mu.Unlock()
 	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
 		for _, b := range entries {
 			if e, err := journal.Decode(b); err == nil {
@@ -290,8 +292,7 @@ func TestCrashAnywhere(t *testing.T) {
 		all.Go(func() { n.trimNow() })
 		all.Wait()
 		if r.IntN(4) == 0 {
-			n.fault.Store(nil)
-			n.onCommit(nil)
+			n.hooks.clear()
 			n.restart()
 			n.whole()
 		} else {

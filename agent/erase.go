@@ -122,7 +122,7 @@ func (p *partition) erase(ctx context.Context, born uint64) error {
 func (p *partition) forget() {
 	p.gen++
 	for _, a := range p.agents {
-		a.over, a.cut, a.gone, a.sandbox, a.known, a.sizes = nil, 0, 0, 0, false, nil
+		a.over, a.cut, a.gone, a.sandbox, a.known = nil, 0, 0, 0, false
 	}
 }
 

@@ -93,12 +93,25 @@ type node struct {
 	svc   atomic.Pointer[Service]
 	shift atomic.Int64 // of its clock, ns
 	dead  atomic.Pointer[context.CancelFunc]
-	fault atomic.Pointer[func(point string) error]
-	log   atomic.Pointer[func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error)]
+	hooks hooksOf
 	gone  sync.Map // sockets that are closed
 	sent  frames
 
 	ending sync.WaitGroup // crashes that are under way
+}
+
+// hooksOf are what a test has put into a node.
+type hooksOf struct {
+	mu    sync.Mutex
+	fault func(point string) error
+	log   func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error)
+}
+
+// clear takes all of them out.
+func (h *hooksOf) clear() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fault, h.log = nil, nil
 }
 
 type frames struct {
@@ -143,6 +156,9 @@ func (n *node) up() *Service {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.dead.Store(&cancel)
 	s, err := Open(ctx, cfg)
+	for try := 0; lode.KindOf(err) == lode.Unavailable && try < 5; try++ { // the bus elects somebody
+		s, err = Open(ctx, cfg)
+	}
 	if err != nil {
 		cancel()
 		w.t.Fatal(err)
@@ -184,14 +200,16 @@ func (n *node) restart() *Service {
 	n.w.t.Helper()
 	n.crash()
 	n.ending.Wait()
-	n.fault.Store(nil)
-	n.log.Store(nil)
+	n.hooks.clear()
 	return n.up()
 }
 
 func (n *node) reached(point string) error {
-	if f := n.fault.Load(); f != nil {
-		return (*f)(point)
+	n.hooks.mu.Lock()
+	f := n.hooks.fault
+	n.hooks.mu.Unlock()
+	if f != nil {
+		return f(point)
 	}
 	return nil
 }
@@ -203,8 +221,11 @@ type slowLog struct {
 }
 
 func (l *slowLog) Commit(ctx context.Context, entries ...[]byte) (uint64, error) {
-	if f := l.n.log.Load(); f != nil {
-		return (*f)(l.next, ctx, entries)
+	l.n.hooks.mu.Lock()
+	f := l.n.hooks.log
+	l.n.hooks.mu.Unlock()
+	if f != nil {
+		return f(l.next, ctx, entries)
 	}
 	return l.next.Commit(ctx, entries...)
 }
@@ -213,11 +234,9 @@ var _ journal.Log = (*slowLog)(nil)
 
 // onCommit puts f before the log of n.
 func (n *node) onCommit(f func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error)) {
-	if f == nil {
-		n.log.Store(nil)
-		return
-	}
-	n.log.Store(&f)
+	n.hooks.mu.Lock()
+	defer n.hooks.mu.Unlock()
+	n.hooks.log = f
 }
 
 // kind deploys a kind, or a new revision of it.

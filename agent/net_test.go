@@ -219,8 +219,7 @@ func (n *node) kill() {
 
 // revive starts n again.
 func (n *node) revive() {
-	n.fault.Store(nil)
-	n.log.Store(nil)
+	n.hooks.clear()
 	n.openBus(nil)
 	n.openLink()
 	n.up()

@@ -75,7 +75,8 @@ type activation struct {
 	over    map[string]*pend   // keys that were written and not acknowledged, and a few that are remembered
 	cut     uint64             // number of the turn, not acknowledged, that cleared everything
 	gone    uint64             // number of the turn, not acknowledged, that removed the agent
-	sizes   map[string]int     // bytes of values, of keys that are known
+	sizes   map[string]int     // bytes of values, of keys that are known; only for whoever holds the baton
+	sized   uint64             // the partition's gen that sizes are of
 	n       uint64             // turns written down, of this activation
 	tail    *flight            // the last of them that is not acknowledged
 	sandbox uint64             // where its instance is; 0: nowhere
@@ -483,7 +484,10 @@ func (p *partition) ran(a *activation, t *turn) {
 
 // load reads what is known of an agent.
 func (p *partition) load(a *activation) error {
-	if a.known {
+	p.mu.Lock()
+	known := a.known
+	p.mu.Unlock()
+	if known {
 		return nil
 	}
 	b, ok, err := p.part.Get(in(a.prefix, partMeta, ""))
@@ -569,7 +573,7 @@ func (p *partition) reset() {
 	p.w.Withdraw(p.id)
 	for _, a := range p.agents {
 		a.forgot = nil
-		a.over, a.cut, a.gone, a.sandbox, a.known, a.sizes = nil, 0, 0, 0, false, nil
+		a.over, a.cut, a.gone, a.sandbox, a.known = nil, 0, 0, 0, false
 	}
 	for _, c := range p.out {
 		c.loaded = false

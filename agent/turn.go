@@ -57,6 +57,9 @@ func (p *partition) newTurn(a *activation, m *message) *turn {
 	t := &turn{p: p, a: a, m: m, store: p.part, began: p.s.started()}
 	p.mu.Lock()
 	t.gen = p.gen
+	if !m.beside && a.sized != p.gen {
+		a.sizes, a.sized = nil, p.gen
+	}
 	t.run.Sandbox = a.sandbox
 	if a.beside > 0 || m.nested {
 		t.run.Sandbox = 0 // its instance may be another's by the time it is asked
