@@ -291,7 +291,6 @@ type inbox struct {
 	queued  map[uint64]bool   // here, and not yet written down
 	lanes   map[lane][]letter // by sender and receiver; the first one is at the agent
 	changed chan struct{}     // closed when done grows
-	last    time.Time
 }
 
 type lane struct{ from, to string }

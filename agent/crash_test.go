@@ -104,6 +104,9 @@ func (n *node) whole() {
 		}
 	}
 	for k, v := range after {
+		if strings.Contains(k, ` "r`) {
+			continue // an answer for a caller on the node itself: only a reader of the journal keeps it
+		}
 		if _, ok := before[k]; !ok {
 			t.Errorf("%s is %q from the journal, and was not there", k, v)
 		}

@@ -198,6 +198,13 @@ func newest(es []placed) owner.Loaded {
 	return owner.Loaded{}
 }
 
+// recall makes of an entry's last change one that counts here.
+func recall(e *journal.Entry) {
+	if n := len(e.Changes); n > 0 && e.Changes[n-1].Kind == journal.Recall {
+		e.Changes[n-1].Kind = journal.Set
+	}
+}
+
 // replay applies entries behind a position.
 func (l *loader) replay(b journal.Base, es []placed, behind uint64) error {
 	for i := 0; i < len(es); {
@@ -205,6 +212,7 @@ func (l *loader) replay(b journal.Base, es []placed, behind uint64) error {
 		var list []state.Applied
 		for ; i < len(es) && es[i].pos == pos; i++ {
 			if pos > behind {
+				recall(&es[i].e)
 				list = append(list, state.Applied{Part: es[i].e.Partition, Epoch: es[i].e.Epoch, Changes: es[i].e.Changes})
 			}
 		}

@@ -99,7 +99,7 @@ func unknown(id string) error {
 
 // moved says that this node does not have the agent, or not any more, and that
 // nothing has happened.
-type moved struct{ to lode.NodeID }
+type moved struct{}
 
 func (m *moved) Error() string { return "the agent is on another node" }
 

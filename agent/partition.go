@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -659,9 +658,6 @@ func (p *partition) sweep(now time.Time, idle time.Duration) (left int) {
 func (a *activation) atRest() bool {
 	return !a.busy && a.box.n == 0 && len(a.flights) == 0 && a.tail == nil && a.cut == 0 && a.gone == 0 && a.beside == 0 && len(a.subs) == 0
 }
-
-// active lists the agents in memory; p.mu is held.
-func (p *partition) active() map[string]*activation { return maps.Clone(p.agents) }
 
 // isUnsure reports whether err says that a turn may have taken effect.
 func isUnsure(err error) bool {

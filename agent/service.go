@@ -439,7 +439,11 @@ func (s *Service) apply(t *term, pos uint64, es []*journal.Entry) error {
 				p.last.Store(pos)
 			}
 		}
-		list = append(list, state.Applied{Part: e.Partition, Epoch: e.Epoch, Changes: e.Changes})
+		changes := e.Changes
+		if n := len(changes); n > 0 && changes[n-1].Kind == journal.Recall {
+			changes = changes[:n-1]
+		}
+		list = append(list, state.Applied{Part: e.Partition, Epoch: e.Epoch, Changes: changes})
 		for i := range e.Changes {
 			size += int64(len(e.Changes[i].Key) + len(e.Changes[i].Value))
 		}

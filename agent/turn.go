@@ -41,7 +41,8 @@ type turn struct {
 	delta   int64          // of the bytes of state
 	sizes   map[string]int // see known
 	extra   []journal.Change
-	passed  bool // a turn within it may have written: its instance is old; guarded by partition.mu
+	kept    []journal.Change // the answer, for repetitions
+	passed  bool             // a turn within it may have written: its instance is old; guarded by partition.mu
 
 	mu      sync.Mutex
 	calling map[*lode.AgentCall]time.Time // what it waits for, and since when
@@ -277,6 +278,7 @@ func (t *turn) entry(last bool) (*journal.Entry, *record, error) {
 	}
 	b.changes = append(b.changes, t.extra...)
 	t.metaChange(b, now)
+	b.changes = append(b.changes, t.kept...)
 	e := &journal.Entry{Op: journal.Turn, Epoch: p.epoch, Partition: p.id, Agent: a.key, ID: m.id, Method: m.c.Method, Revision: m.rev.Number, Changes: b.changes}
 	return e, r, nil
 }
@@ -428,7 +430,13 @@ func (t *turn) reply(b *builder, now int64) {
 		out.Body, out.Lost = nil, true
 	}
 	if !m.c.Given || t.remove {
-		b.set(replyKey(t.p.age(), m.id), out.encode())
+		c := journal.Change{Kind: journal.Set, Key: replyKey(t.p.age(), m.id), Value: out.encode()}
+		if m.fresh && !m.c.Given {
+			// Who waits for it is in this process, and asks nobody else unless
+			// this journal is another's by then.
+			c.Kind = journal.Recall
+		}
+		t.kept = []journal.Change{c}
 		t.p.prune(b)
 		return
 	}

@@ -26,7 +26,6 @@ type Pool struct {
 	load   *loading // nil: nobody loads it now
 	warm   []warm   // a stack: the last one used is the first taken
 	busy   int
-	number uint64 // of the sandbox that was made last
 	used   time.Time
 	closed bool
 	idle   *sync.Cond // busy == 0

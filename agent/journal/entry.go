@@ -51,7 +51,7 @@ const (
 //	       Give  string node to which it goes
 //
 // A string is a uvarint length and bytes. changes are a uvarint count, and for
-// each: u8 Kind, string key, and for Set string value, for Cut string end.
+// each: u8 Kind, string key, and for Set and Recall string value, for Cut string end.
 type Entry struct {
 	Op        Op
 	Epoch     uint64
@@ -87,13 +87,16 @@ const (
 	Set    ChangeKind = 1
 	Delete ChangeKind = 2
 	Cut    ChangeKind = 3 // every key from Key to before Value
+	// Recall sets a key that only who reads the journal needs: its writer does
+	// not, as long as it is the writer. It is the last change of its entry.
+	Recall ChangeKind = 4
 )
 
 // Change is a change of one key of a partition, or of a range of keys.
 type Change struct {
 	Kind  ChangeKind
 	Key   []byte
-	Value []byte // Set: the value; Cut: the end of the range
+	Value []byte // Set, Recall: the value; Cut: the end of the range
 }
 
 // Append appends the bytes of e.
@@ -226,7 +229,7 @@ func (r *reader) changes() []Change {
 	out := make([]Change, 0, n)
 	for range n {
 		c := Change{Kind: ChangeKind(r.byte()), Key: r.bytes()}
-		if c.Kind < Set || c.Kind > Cut {
+		if c.Kind < Set || c.Kind > Recall {
 			r.bad = true
 		}
 		if c.Kind != Delete {
