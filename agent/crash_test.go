@@ -36,7 +36,7 @@ func (n *node) dieAt(point string, k int64) (died func() bool) {
 		return nil
 	}
 	n.hooks.mu.Lock()
-	n.hooks.fault = at
+	n.hooks.fault, n.hooks.kept = at, append(n.hooks.kept, at)
 	n.hooks.mu.Unlock()
 	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
 		for _, b := range entries {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -278,5 +279,66 @@ func TestBlobsFail(t *testing.T) {
 	n.whole()
 	if got := n.call("k/x", "peek", ""); len(got) != 100<<10 {
 		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// TestTrimUnderLoad (S7): snapshots and trims while turns go on lose nothing,
+// keep the journal short, and hold little memory.
+func TestTrimUnderLoad(t *testing.T) {
+	w, n := one(t)
+	w.on("fill", func(g *guest) error {
+		if _, err := g.add("n", 1); err != nil {
+			return err
+		}
+		return g.put(fmt.Sprint("k", len(g.body)%7), strings.Repeat(string(g.body), 500))
+	})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var all sync.WaitGroup
+	var done atomic.Bool
+	each := scale(600, 20_000)
+	for a := range 8 {
+		all.Go(func() {
+			for i := range each {
+				n.call(fmt.Sprint("k/", a), "fill", strings.Repeat("x", 1+i%7))
+			}
+		})
+	}
+	trims := make(chan int, 1)
+	go func() {
+		k := 0
+		for ; !done.Load(); k++ {
+			if err := n.trimNow(); err != nil {
+				t.Error(err)
+			}
+		}
+		trims <- k
+	}()
+	all.Wait()
+	done.Store(true)
+	if k := <-trims; k < 3 {
+		t.Errorf("%d trims", k)
+	}
+	if err := n.trimNow(); err != nil {
+		t.Fatal(err)
+	}
+	s := n.svc.Load()
+	s.mu.Lock()
+	floor, tail := s.term.floor, s.term.log.Tail()
+	s.mu.Unlock()
+	if floor == 0 || tail-floor > 200 {
+		t.Errorf("the journal is kept from %d to %d", floor, tail)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grew := int64(after.HeapAlloc) - int64(before.HeapAlloc); grew > 100<<20 {
+		t.Errorf("the heap grew by %d MiB", grew>>20)
+	}
+	for range 2 {
+		n.whole()
+		for a := range 8 {
+			n.wants(fmt.Sprint("k/", a), "get", "", fmt.Sprint(each))
+		}
 	}
 }

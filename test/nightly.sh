@@ -8,6 +8,7 @@ FUZZ_TIME=${FUZZ_TIME:-2m}
 failed=0
 
 LODE_LONG=1 "$GO" test -race -timeout 60m -count=1 ./test/... || failed=1
+LODE_LONG=1 "$GO" test -race -timeout 60m -count=1 ./agent/... || failed=1
 
 for pkg in $("$GO" list ./...); do
   for target in $("$GO" test -list '^Fuzz' "$pkg" 2>/dev/null | grep '^Fuzz' || true); do
