@@ -85,7 +85,9 @@ func FuzzCodecs(f *testing.F) {
 		parseDue(b)
 		parsePeer(b)
 		parseOrder(b)
-		parseLink(string(b))
+		if address, _ := parseLink(string(b)); len(address) > len(b) {
+			t.Fatal(address)
+		}
 		(&fields{b: b}).count()
 		if _, err := (&Service{}).parseCall(b, b); err != nil && lode.KindOf(err) != lode.Invalid {
 			t.Fatal(err)

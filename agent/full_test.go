@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,36 +131,70 @@ func TestOutputGate(t *testing.T) {
 		_, _, err := g.call("other/x", "hear", "")
 		return err
 	})
-	n.call("k/x", "put", "old")
+	w.on("fetch", func(g *guest) error {
+		g.status = 101
+		_, err := g.op(OpSocket, nil, ":verb", "accept", ":socket", "a~1")
+		return err
+	})
+	w.on("shout", func(g *guest) error {
+		v, err := g.get("v")
+		if err == nil {
+			_, err = g.op(OpSocket, []byte(v), ":verb", "send", ":socket", "a~1", ":type", "text")
+		}
+		return err
+	})
+	verbs := []string{"peek", "look", "refuse", "crash", "shout", "tell"}
 	n.call("other/x", "add", 1)
-	hold, began := make(chan struct{}), make(chan struct{}, 100)
+	for _, verb := range verbs {
+		n.call("k/"+verb, "put", "old")
+	}
+	n.call("k/shout", "GET", "", func(c *lode.AgentCall) {
+		c.Turn, c.Path, c.Head = lode.TurnFetch, "/", []lode.Pair{{Key: ":socket", Value: "a~1"}}
+	})
+	hold := make(chan struct{})
 	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
-		began <- struct{}{}
 		<-hold
 		return next.Commit(ctx, entries...)
 	})
-	var left atomic.Int64
-	var all sync.WaitGroup
-	all.Go(func() { n.call("k/x", "put", "new"); left.Add(1) })
-	<-began
-	for _, verb := range []string{"peek", "look", "refuse", "crash", "tell"} {
-		all.Go(func() { n.try("k/x", verb, ""); left.Add(1) })
-	}
-	p := n.svc.Load().partitionOf("k", "x")
-	until(t, "all turns", func() bool { // but tell, which waits in its middle
+	s := n.svc.Load()
+	// state is how many turns of an agent are under way, and what it is at.
+	state := func(key string) (flights int, at string) {
+		p := s.partitionOf("k", key)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		a := p.agents["x"]
-		return a.box.n == 0 && len(a.flights) <= 2
-	})
-	if left.Load() > 0 || called.Load() {
-		t.Errorf("%d answers left, and a call: %v, before what they saw was durable", left.Load(), called.Load())
+		a := p.agents[key]
+		if a == nil {
+			return 0, ""
+		}
+		if a.run != nil {
+			at = a.run.m.c.Method
+		}
+		return len(a.flights), at
+	}
+	var left atomic.Int64
+	var all sync.WaitGroup
+	for _, verb := range verbs {
+		all.Go(func() { n.call("k/"+verb, "put", "new"); left.Add(1) })
+		until(t, "a write", func() bool { f, at := state(verb); return f == 1 && at == "" })
+		all.Go(func() { n.try("k/"+verb, verb, ""); left.Add(1) })
+		until(t, "the turn "+verb, func() bool {
+			f, at := state(verb)
+			switch verb {
+			case "shout", "tell": // they wait in the middle
+				return at == verb
+			}
+			return f == 1 && at == ""
+		})
+	}
+	if sent := n.framesOf("a~1"); left.Load() > 0 || called.Load() || len(sent) > 0 {
+		t.Errorf("%d answers left, and a call: %v, and the frames %q, before what they saw was durable", left.Load(), called.Load(), sent)
 	}
 	close(hold)
 	all.Wait()
 	if !called.Load() {
 		t.Error("the call was not made")
 	}
+	until(t, "the frame", func() bool { return slices.Equal(n.framesOf("a~1"), []string{"new"}) })
 }
 
 // TestDamagedJournal (S1): an entry of the journal that cannot be read is found

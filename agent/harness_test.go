@@ -59,7 +59,7 @@ func wantKind(t testing.TB, err error, k lode.Kind) {
 // until waits for something that comes by itself.
 func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Duration(scale(60, 600)) * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if is() {
 			return
 		}
@@ -94,7 +94,6 @@ type node struct {
 	shift atomic.Int64 // of its clock, ns
 	dead  atomic.Pointer[context.CancelFunc]
 	hooks hooksOf
-	gone  sync.Map // sockets that are closed
 	sent  frames
 
 	ending sync.WaitGroup // crashes that are under way
