@@ -161,7 +161,6 @@ static void tell(void) {
 
 static void member(const char *back) {
 	struct message m = {.word = HELLO, .from = rank};
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
 	void *in = pull(m.at, sizeof m.at);
 	parent = push(back);
@@ -193,9 +192,12 @@ static struct message report[MOST];
 static void start(int i, char *self) {
 	char a[16], b[16], c[16];
 	snprintf(a, sizeof a, "%d", i), snprintf(b, sizeof b, "%d", members), snprintf(c, sizeof c, "%d", timeout_ms);
+	pid_t me = getpid();
 	pids[i] = fork();
 	if (pids[i] < 0) die("fork");
 	if (pids[i] == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* it stays when another program is run */
+		if (getppid() != me) _exit(1);
 		execl(self, "bully", "member", a, b, c, home, NULL);
 		_exit(1);
 	}
