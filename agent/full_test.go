@@ -152,6 +152,8 @@ func TestOutputGate(t *testing.T) {
 		c.Turn, c.Path, c.Head = lode.TurnFetch, "/", []lode.Pair{{Key: ":socket", Value: "a~1"}}
 	})
 	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
 	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
 		<-hold
 		return next.Commit(ctx, entries...)
@@ -189,7 +191,7 @@ func TestOutputGate(t *testing.T) {
 	if sent := n.framesOf("a~1"); left.Load() > 0 || called.Load() || len(sent) > 0 {
 		t.Errorf("%d answers left, and a call: %v, and the frames %q, before what they saw was durable", left.Load(), called.Load(), sent)
 	}
-	close(hold)
+	release()
 	all.Wait()
 	if !called.Load() {
 		t.Error("the call was not made")
