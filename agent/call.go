@@ -223,11 +223,12 @@ func (s *Service) find(ctx context.Context, id journal.Partition, try int) (lode
 
 // answer makes the reply of an outcome.
 func (s *Service) answer(m *message, out outcome, err error) (*lode.AgentReply, error) {
-	if a, ok := errors.AsType[*answered](err); ok {
-		out, err = a.out, nil
-	}
 	if err != nil {
-		return nil, err
+		a, ok := errors.AsType[*answered](err)
+		if !ok {
+			return nil, err
+		}
+		out = a.out
 	}
 	return &lode.AgentReply{Status: out.Status, Head: out.Head, Body: out.Body, ID: m.id, Node: s.cfg.Self, Repeated: out.repeated}, nil
 }

@@ -3,6 +3,7 @@ package wasm
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"lode"
@@ -192,9 +193,18 @@ func (c *call) letOthers(now int64) {
 		c.check()
 		panic(c.why())
 	}
+	if !c.locked && c.keeps() {
+		runtime.LockOSThread()
+		c.locked = true
+	}
 	if c.locked && !c.behind {
 		c.behind = stepBehind()
 	}
+}
+
+// keeps reports whether the sandbox stays as the call leaves it.
+func (c *call) keeps() bool {
+	return c.inv != nil && c.sb.p.c.Reuse && c.sb.p.c.Contract == lode.ContractHandler
 }
 
 // stepUp takes letOthers' effect on the thread back, before it is anybody's.
