@@ -96,9 +96,11 @@ func (s *Service) trim(ctx context.Context, t *term) error {
 	t.bytes.Store(0)
 	before := t.kept.Load()
 	for _, p := range s.owned() {
+		began := time.Now()
 		if err := s.snapshot(ctx, t, p); err != nil {
 			return err
 		}
+		sleep(ctx, min(4*time.Since(began), 200*time.Millisecond)) // its syncs are in the way of the journal's
 	}
 	if s.owners.Pinned() {
 		return nil
