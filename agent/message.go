@@ -25,6 +25,7 @@ type message struct {
 	fresh  bool // its id was made here and now: nothing can have it
 	nested bool // it runs within a turn of its agent, which waits for it
 	beside bool // a read that runs while turns go on
+	within any  // what the turn that waits for it lends; see Turn
 
 	came  time.Time // into the mailbox
 	until time.Time // when nobody waits for it any more; zero: never

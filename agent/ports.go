@@ -34,6 +34,11 @@ type Turn struct {
 	Sandbox  uint64 // where the agent's instance is; then, where this turn ran. 0: not known
 	Apart    bool   // it runs while another turn of the agent does: its instance is for nobody else
 
+	// Lend is what a turn may use that is run within this one, while the code
+	// waits for it: set by Runner before Ops are used, nil if nothing. Within is
+	// what this turn may use of another one.
+	Lend, Within any
+
 	// Answer is what the code said.
 	Answer lode.AgentReply
 	Failed bool          // the code failed, and Answer says why

@@ -58,7 +58,7 @@ func (s *Service) runTimers(ctx context.Context) {
 		}
 		d := time.Hour
 		if next != math.MaxInt64 {
-			d = min(d, max(time.Duration(next-s.now()*1000)*time.Microsecond, time.Millisecond))
+			d = min(d, max(s.untilDue(next), 100*time.Microsecond))
 		}
 		t := time.NewTimer(d)
 		select {
@@ -70,6 +70,18 @@ func (s *Service) runTimers(ctx context.Context) {
 		}
 		t.Stop()
 	}
+}
+
+// untilDue is how long it is until a time (Unix us) by the cluster's clock: to
+// the microsecond, where that clock is the machine's and not one that was set
+// back.
+func (s *Service) untilDue(at int64) time.Duration {
+	ms := s.now()
+	us := s.cfg.Now().UnixMicro()
+	if us/1000 != ms {
+		us = ms * 1000
+	}
+	return time.Duration(at-us) * time.Microsecond
 }
 
 // alarm has runTimers look again.

@@ -75,7 +75,7 @@ func (t *turn) exec() error {
 	m := t.m
 	r := &t.run
 	r.Revision, r.Body, r.Turn, r.Ops = m.rev, m.c.Body, m.turn, t
-	r.Method = m.c.Method
+	r.Method, r.Within = m.c.Method, m.within
 	r.Head = t.head()
 	r.Run.Deadline, r.Run.Trace, r.Run.Caller, r.Run.Depth, r.Run.Chain = m.deadline(t.p.s.started()), m.c.Trace, m.c.Caller, m.c.Depth, append(slices.Clone(m.c.Chain), linkOf(t))
 	err := t.p.s.cfg.Runner.Run(t.p.ctx, r)

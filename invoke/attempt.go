@@ -63,8 +63,10 @@ type attempt struct {
 	head    []byte
 	pairs   []lode.Pair
 
-	turn    *Turn        // of an agent; nil: an invocation
-	turnReq lode.Request // the turn's, as records tell it
+	turn    *Turn         // of an agent; nil: an invocation
+	lender  *attempt      // the turn within which it runs, whose slot it uses; nil: its own
+	lent    time.Duration // that turns took which ran within it
+	turnReq lode.Request  // the turn's, as records tell it
 
 	came *arrival    // it was placed here by another node's gateway; nil: it came in here
 	body *replay     // of req.Stream, once that may have to be sent twice
@@ -263,7 +265,7 @@ func (a *attempt) recycle() {
 	a.req, a.rev, a.ans, a.flusher, a.ctx, a.rec, a.line = nil, nil, nil, nil, nil, Record{}, Line{}
 	a.status, a.out, a.most, a.logged, a.dropped, a.left, a.unsent, a.end = 0, 0, 0, 0, 0, false, false, time.Time{}
 	a.came, a.body, a.away, a.node = nil, nil, false, ""
-	a.turn, a.turnReq, a.w.patient = nil, lode.Request{}, false
+	a.turn, a.turnReq, a.w.patient, a.lender, a.lent = nil, lode.Request{}, false, nil, 0
 	clear(a.pairs)
 	if cap(a.head) > 64<<10 {
 		a.head = nil
@@ -352,6 +354,10 @@ func (a *attempt) Write(p []byte) (int, error) {
 // Leave gives the slot back while the guest waits, and what it has answered so
 // far to whom it is for.
 func (a *attempt) Leave() {
+	if a.lender != nil {
+		a.lender.Leave()
+		return
+	}
 	a.left = true
 	a.unslot()
 	if a.unsent && a.flusher != nil {
@@ -362,12 +368,18 @@ func (a *attempt) Leave() {
 
 // Enter takes a slot again.
 func (a *attempt) Enter(ctx context.Context) error {
+	if a.lender != nil {
+		return a.lender.Enter(ctx)
+	}
 	return a.s.gate.reenter(ctx, &a.w, a.inv.Deadline)
 }
 
 // Turn moves an invocation that goes on computing to the slots of the long
 // ones, and there behind those that wait for one.
 func (a *attempt) Turn(ctx context.Context, used time.Duration) error {
+	if a.lender != nil {
+		return a.lender.Turn(ctx, used)
+	}
 	g, w := a.s.long, &a.long
 	switch {
 	case w.lane == nil:

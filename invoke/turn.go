@@ -33,6 +33,11 @@ type Turn struct {
 	// must not be found by one that asked for this sandbox before.
 	Apart bool
 
+	// Within is the turn whose code waits for this one, on the same goroutine:
+	// this one computes in its place, with its slot. Nil: it has its own.
+	Within  *Turn
+	attempt *attempt // while RunTurn runs
+
 	// What the code answered, once RunTurn has returned.
 	Answer lode.Buffered
 	Failed bool              // it failed, and Answer says why: it must change nothing
@@ -61,12 +66,17 @@ func (s *Service) RunTurn(ctx context.Context, t *Turn) error {
 	t.Failed = false
 	t.Answer.Status, t.Answer.Msg.Head, t.Answer.Msg.Body = 0, t.Answer.Msg.Head[:0], nil
 	a.turn, a.rev, a.w.patient = t, t.Revision, true
+	t.attempt = a
+	if w := t.Within; w != nil {
+		a.lender = w.attempt
+	}
 	a.turnReq = lode.Request{Namespace: t.Revision.Namespace, Function: t.Revision.Name, Trigger: lode.TriggerAgent, Method: t.Method, Head: t.Head, Body: t.Body,
 		Deadline: t.Deadline, Trace: t.Trace, Caller: t.Caller, Depth: t.Depth}
 	a.prepare(&a.turnReq, &t.Answer)
 	t.ID, t.Span = a.id, a.trace.Traceparent()
 	err := a.runTurn(ctx)
 	_, err = a.finish(err)
+	t.attempt = nil
 	a.recycle()
 	return err
 }
@@ -79,8 +89,10 @@ func (a *attempt) runTurn(ctx context.Context) error {
 	}
 	lim := &a.rev.Function.Limits
 	deadline := earlier(a.req.Deadline, a.start.Add(total(a.rev)))
-	if err := a.s.gate.enter(ctx, &a.w, target{a.rev.Namespace, a.rev.Name}, lim, deadline); err != nil {
-		return err
+	if a.lender == nil {
+		if err := a.s.gate.enter(ctx, &a.w, target{a.rev.Namespace, a.rev.Name}, lim, deadline); err != nil {
+			return err
+		}
 	}
 	admitted := a.start
 	if a.w.waited {
@@ -89,9 +101,14 @@ func (a *attempt) runTurn(ctx context.Context) error {
 	a.inv.Deadline = deadline
 	a.inv.Sandbox, a.inv.Apart, a.inv.Placed = a.turn.Sandbox, a.turn.Apart, a
 	err = a.refusal(a.dispatch(ctx, runner))
+	a.inv.Usage.CPU = max(0, a.inv.Usage.CPU-a.lent)
 	a.turn.Sandbox, a.turn.CPU = a.inv.Sandbox, a.inv.Usage.CPU
 	a.end = time.Now()
 	a.inv.Usage.Queued, a.inv.Usage.Wall = admitted.Sub(a.start), a.end.Sub(admitted)
+	if a.lender != nil {
+		a.lender.lent += a.end.Sub(a.start) // it was not computing itself
+		return err
+	}
 	if !a.left && !a.inv.Usage.Cold {
 		a.w.hold = int64(a.inv.Usage.Wall)
 	}

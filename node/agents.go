@@ -135,16 +135,17 @@ func (r *turns) Run(ctx context.Context, t *agent.Turn) error {
 	x := &running{t: t}
 	x.i = invoke.Turn{Revision: t.Revision, Head: t.Head, Body: t.Body, Method: t.Method, Deadline: t.Run.Deadline, Trace: t.Run.Trace, Caller: t.Run.Caller,
 		Depth: t.Run.Depth, Chain: t.Run.Chain, Ops: x, Sandbox: t.Sandbox, Apart: t.Apart}
+	x.i.Within, _ = t.Within.(*invoke.Turn)
 	err := r.n.invoke.RunTurn(ctx, &x.i)
 	a := &x.i.Answer
-	t.Sandbox, t.Span, t.CPU = x.i.Sandbox, x.i.Span, x.i.CPU
+	t.Sandbox, t.Span, t.CPU, t.Failed = x.i.Sandbox, x.i.Span, x.i.CPU, x.i.Failed
 	t.Answer = lode.AgentReply{Status: a.Status, Head: a.Msg.Head, Body: a.Msg.Body}
 	return err
 }
 
 // Operate passes an operation of the code on.
 func (x *running) Operate(ctx context.Context, op engine.Op, req lode.Message, done func(lode.Message, error)) bool {
-	x.t.Span = x.i.Span
+	x.t.Span, x.t.Lend = x.i.Span, &x.i
 	return x.t.Ops.Operate(ctx, agent.Op(op), req, done)
 }
 

@@ -173,6 +173,21 @@ func (c *cli) printAnswer(a *api.Answer, who string, include bool) error {
 	return nil
 }
 
+// refusal is what an agent's own method said is wrong, where it said that in
+// words; nil: it did not.
+func refusal(a *api.Answer) error {
+	if a.Status < 400 || !strings.Contains(a.Header.Get("Content-Type"), "problem+json") {
+		return nil
+	}
+	var e lode.Error
+	b, err := io.ReadAll(io.LimitReader(a.Body, 64<<10))
+	if err != nil || json.Unmarshal(b, &e) != nil || e.Kind == "" {
+		a.Body = io.NopCloser(io.MultiReader(bytes.NewReader(b), a.Body))
+		return nil
+	}
+	return &e
+}
+
 // queued prints the id of an asynchronous call.
 func (c *cli) queued(a *api.Answer) error {
 	io.Copy(io.Discard, a.Body)

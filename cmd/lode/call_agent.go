@@ -47,6 +47,9 @@ func (c *cli) callAgent(cmd *cobra.Command, to lode.Address, words []string, v a
 	if v.Async {
 		return c.posted(a, to)
 	}
+	if err := refusal(a); err != nil && !include {
+		return err
+	}
 	return c.printAnswer(a, to.String()+" "+words[0], include)
 }
 
