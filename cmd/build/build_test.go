@@ -178,7 +178,7 @@ func TestRefusals(t *testing.T) {
 		{"empty", map[string]string{"README": ""}, lode.Invalid, "holds no source", "lode new"},
 		{"go", map[string]string{"main.go": "package main\n\nfunc main() { x := 1 }\n"}, lode.Invalid, "main.go:3:15: declared and not used: x", ""},
 		{"library", map[string]string{"a.go": "package a\n"}, lode.Invalid, "not a main package", "lode deploy"},
-		{"agent", map[string]string{"main.go": "package main\n\nimport \"lode/sdk/go\"\n\nfunc main() { lode.Agent(\"cart\", 1) }\n"}, lode.Invalid, "undefined: lode.Agent", "agents come later"},
+		{"agent", map[string]string{"main.go": "package main\n\nimport \"lode/sdk/go\"\n\nfunc main() { lode.Agent(\"cart\", 1) }\n"}, lode.Invalid, "in call to lode.Agent, cannot infer T", "lode.Agent takes a name"},
 		{"needs-module", map[string]string{"main.go": "package main\n\nimport _ \"example.com/x\"\n\nfunc main() {}\n"}, lode.Invalid, "example.com/x", "go mod init"},
 		{"c", map[string]string{"a.c": "#include \"lode.h\"\nint f(void) { return y; }\n"}, lode.Invalid, "a.c:2:22: error: use of undeclared identifier 'y'", ""},
 		{"c-none", map[string]string{"a.c": "int f(void) { return 1; }\n"}, lode.Invalid, "neither lode.h nor a main", "LODE_EXPORTS"},

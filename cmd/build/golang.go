@@ -267,8 +267,8 @@ func goHint(err error, output string) error {
 		e.Hint = "go mod init, then go get the package"
 	case strings.Contains(output, "requires go >="):
 		e.Hint = "install Go 1.26 or newer from https://go.dev/dl"
-	case strings.Contains(output, goSDK+".Agent"), strings.Contains(output, "undefined: lode.Agent"):
-		e.Hint = "agents come later: this version runs functions and jobs"
+	case strings.Contains(output, "call to lode.Agent"):
+		e.Hint = `lode.Agent takes a name, what makes an agent's value, and the methods that only read: lode.Agent("cart", func(key string) *Cart { ... }, "Total")`
 	}
 	return e
 }

@@ -139,9 +139,9 @@ func TestAgentCommands(t *testing.T) {
 		out  []string // regular expressions
 		err  []string
 	}{
-		{"agents ls", 0, []string{`(?m)^ADDRESS     NODE  PARTITION  STATE  LAST  TIMERS  WAITING$`, `(?m)^cart/alice  a     1          34 B   3 s   1       0$`}, []string{"did not answer: b"}},
+		{"agents ls", 0, []string{`(?m)^ADDRESS     NODE  PARTITION  STATE  LAST  TIMERS  WAITING$`, `(?m)^cart/alice  a     1          34 B   3 s   1       0$`}, []string{"as they do not answer or only just take them over: b"}},
 		{"agents ls cart -o name", 0, []string{`^cart/alice\n$`}, nil},
-		{"agents ls cart --partitions", 0, []string{`(?m)^cart 0     a      3      owned  2       2.0 KiB  1.5      0$`, `(?m)^cart 1     b      1      lost   \?`}, nil},
+		{"agents ls cart --partitions", 0, []string{`(?m)^cart 0     a      3      owned  2       2.0 KiB  1.5      0 us      0$`, `(?m)^cart 1     b      1      lost   \?`}, nil},
 		{"show cart/alice", 0, []string{`(?m)^node +a, partition 1, epoch 7$`, `(?m)^revision +3$`, `(?m)^now +in memory, 1 message waiting$`, `(?m)^  book +2$`, `(?m)^  base64:AQ== +base64:ew==$`,
 			`(?m)^timers +remind  alarm at `, `(?m)^dead +4  pay  .*no money \(crashed\)$`, `(?m)^turns .*add`}, nil},
 		{"agents show cart/alice -o json", 0, []string{`"json": 2`, `"key64": "AQ=="`}, nil},
