@@ -549,7 +549,13 @@ func (o *orchard) bury(name, via string) {
 	o.nodes[name].kill()
 	o.gone(name)
 	o.lost(name, via)
-	o.nodes[via].must("", "nodes", "rm", name)
+	o.nodes[via].wait(name+" to be removed", func() bool { // that takes a majority, which another move may keep busy
+		out, errs, code := o.nodes[via].lode("", "nodes", "rm", name)
+		if code != 0 && code != lode.Unavailable.ExitCode() {
+			o.t.Fatalf("lode nodes rm %s: code %d\n%s%s", name, code, out, errs)
+		}
+		return code == 0
+	})
 }
 
 // lost waits until a node is seen to be gone.
