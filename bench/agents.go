@@ -588,10 +588,7 @@ func (r *runner) agentsKill(ctx context.Context) error {
 	if err := a.kind(ctx, r, "counter-c", "counter-c", 64); err != nil {
 		return err
 	}
-	kills := 20
-	if r.Each > 0 {
-		kills = 3
-	}
+	kills := 4 * r.Rounds
 	if _, err := a.do(order{Kind: "counter-c", Method: "relay", Type: jsonType, Keys: 500, Callers: 16, Each: true}); err != nil {
 		return err
 	}
