@@ -57,7 +57,7 @@ type Config struct {
 	Hooks    Hooks
 
 	// LeaseTTL is how long after its last renewal a node may answer reads by
-	// its lease, and so about how long a take-over waits. 0: 2 s. All nodes of
+	// its lease, and so about how long a take-over waits. 0: 1 s. All nodes of
 	// a cluster must have the same.
 	LeaseTTL time.Duration
 	// Detect is how long a node must be unheard of, beyond what Alive waits,

@@ -70,7 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, lode.Errorf(lode.Invalid, "times of owners must not be negative")
 	}
 	if c.LeaseTTL == 0 {
-		c.LeaseTTL = 2 * time.Second
+		c.LeaseTTL = time.Second
 	}
 	if c.Detect == 0 {
 		c.Detect = 400 * time.Millisecond
