@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"lode"
+	"lode/agent/journal"
 )
 
 // Values and messages between nodes are sequences of fields: integers as
@@ -18,8 +19,8 @@ func newEnc(n int) *enc { return &enc{append(make([]byte, 0, n), codecVersion)} 
 
 func (e *enc) u(n uint64)     { e.b = binary.AppendUvarint(e.b, n) }
 func (e *enc) i(n int64)      { e.u(uint64(n)) }
-func (e *enc) s(s string)     { e.u(uint64(len(s))); e.b = append(e.b, s...) }
-func (e *enc) bytes(p []byte) { e.u(uint64(len(p))); e.b = append(e.b, p...) }
+func (e *enc) s(s string)     { e.b = journal.AppendString(e.b, s) }
+func (e *enc) bytes(p []byte) { e.b = journal.AppendString(e.b, p) }
 
 func (e *enc) flag(v bool) {
 	if v {
@@ -44,62 +45,29 @@ func (e *enc) list(ss []string) {
 	}
 }
 
-// dec reads what enc wrote. After the first field that is not there everything
-// is zero, and bad is set.
-type dec struct {
-	b   []byte
-	bad bool
-}
+// dec reads what enc wrote.
+type dec struct{ journal.Reader }
 
 // newDec begins to read b.
 func newDec(b []byte) *dec {
 	if len(b) == 0 || b[0] != codecVersion {
-		return &dec{bad: true}
+		return &dec{journal.Reader{Bad: true}}
 	}
-	return &dec{b: b[1:]}
+	return &dec{journal.Reader{B: b[1:]}}
 }
 
-func (d *dec) u() uint64 {
-	n, w := binary.Uvarint(d.b)
-	if d.bad || w <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[w:]
-	return n
-}
-
-func (d *dec) i() int64 { return int64(d.u()) }
-
-// bytes are part of what is read.
-func (d *dec) bytes() []byte {
-	n := d.u()
-	if d.bad || n > uint64(len(d.b)) {
-		d.bad = true
-		return nil
-	}
-	p := d.b[:n:n]
-	d.b = d.b[n:]
-	return p
-}
-
-func (d *dec) s() string { return string(d.bytes()) }
-
-func (d *dec) flag() bool {
-	if d.bad || len(d.b) == 0 {
-		d.bad = true
-		return false
-	}
-	v := d.b[0] != 0
-	d.b = d.b[1:]
-	return v
-}
+func (d *dec) u() uint64     { return d.Uvarint() }
+func (d *dec) i() int64      { return int64(d.Uvarint()) }
+func (d *dec) s() string     { return string(d.Bytes()) }
+func (d *dec) bytes() []byte { return d.Bytes() } // a part of what is read
+func (d *dec) flag() bool    { return d.Byte() != 0 }
+func (d *dec) end() bool     { return d.End() }
 
 // count is a number of things of at least one byte each.
 func (d *dec) count() int {
 	n := d.u()
-	if n > uint64(len(d.b)) {
-		d.bad = true
+	if n > uint64(len(d.B)) {
+		d.Bad = true
 		return 0
 	}
 	return int(n)
@@ -128,9 +96,6 @@ func (d *dec) list() []string {
 	}
 	return ss
 }
-
-// end reports whether everything was there, and nothing more.
-func (d *dec) end() bool { return !d.bad && len(d.b) == 0 }
 
 func damaged(what string) error {
 	return lode.Errorf(lode.Damaged, "%s of an agent cannot be read", what).WithHint("restore the data folder from a backup")

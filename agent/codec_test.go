@@ -88,7 +88,7 @@ func FuzzCodecs(f *testing.F) {
 		if address, _ := parseLink(string(b)); len(address) > len(b) {
 			t.Fatal(address)
 		}
-		(&fields{b: b}).count()
+		readFields(b).count()
 		if _, err := (&Service{}).parseCall(b, b); err != nil && lode.KindOf(err) != lode.Invalid {
 			t.Fatal(err)
 		}

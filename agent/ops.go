@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"lode"
+	"lode/agent/journal"
 )
 
 // Bounds of what one operation of a guest takes.
@@ -138,12 +139,12 @@ func checkKey(key string) error {
 }
 
 func (t *turn) mgetOp(body []byte) (lode.Message, error) {
-	r := &fields{b: body}
+	r := readFields(body)
 	n := r.count()
 	out := binary.LittleEndian.AppendUint32(nil, uint32(n))
 	for range n {
 		key := string(r.bytes())
-		if r.bad {
+		if r.Bad {
 			break
 		}
 		if err := checkKey(key); err != nil {
@@ -160,7 +161,7 @@ func (t *turn) mgetOp(body []byte) (lode.Message, error) {
 			return lode.Message{}, lode.Errorf(lode.TooLarge, "the values have over 15 MiB together").WithHint("read them in parts")
 		}
 	}
-	if !r.end() {
+	if !r.End() {
 		return lode.Message{}, malformed("mget")
 	}
 	return lode.Message{Body: out}, nil
@@ -190,19 +191,19 @@ func (t *turn) writeOp(body []byte) error {
 		return err
 	}
 	for _, do := range []bool{false, true} { // nothing of a body that is malformed
-		r := &fields{b: body}
+		r := readFields(body)
 		for range r.count() {
-			kind := r.byte()
-			k, v := r.u32(), r.u32()
-			key, value := string(r.take(int(k))), r.take(int(v))
-			if r.bad || kind != 1 && kind != 2 {
+			kind := r.Byte()
+			k, v := r.U32(), r.U32()
+			key, value := string(r.Take(uint64(k))), r.Take(uint64(v))
+			if r.Bad || kind != 1 && kind != 2 {
 				return malformed("write")
 			}
 			if err := t.writeOne(do, kind == 1, key, value); err != nil {
 				return err
 			}
 		}
-		if !r.end() {
+		if !r.End() {
 			return malformed("write")
 		}
 	}
@@ -358,46 +359,20 @@ func (t *turn) listTimers() (lode.Message, error) {
 }
 
 // fields reads the bodies of operations: little-endian numbers of four bytes.
-type fields struct {
-	b   []byte
-	bad bool
-}
+type fields struct{ journal.Reader }
 
-func (r *fields) take(n int) []byte {
-	if r.bad || n < 0 || n > len(r.b) {
-		r.bad = true
-		return nil
-	}
-	p := r.b[:n:n]
-	r.b = r.b[n:]
-	return p
-}
-
-func (r *fields) u32() uint32 {
-	if p := r.take(4); p != nil {
-		return binary.LittleEndian.Uint32(p)
-	}
-	return 0
-}
-
-func (r *fields) byte() byte {
-	if p := r.take(1); p != nil {
-		return p[0]
-	}
-	return 0
-}
+func readFields(b []byte) *fields { return &fields{journal.Reader{B: b}} }
 
 func (r *fields) count() int {
-	n := int(r.u32())
-	if n > maxPerTurn || n > len(r.b) {
-		r.bad = true
+	n := int(r.U32())
+	if n > maxPerTurn || n > len(r.B) {
+		r.Bad = true
 		return 0
 	}
 	return n
 }
 
-func (r *fields) bytes() []byte { return r.take(int(r.u32())) }
-func (r *fields) end() bool     { return !r.bad && len(r.b) == 0 }
+func (r *fields) bytes() []byte { return r.Take(uint64(r.U32())) }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 

@@ -298,7 +298,7 @@ func decodeWindowFrom(d *dec) window {
 	w := window{Mark: d.u()}
 	n := d.count()
 	if n > windowMax/64 {
-		d.bad = true
+		d.Bad = true
 		return window{}
 	}
 	for range n {

@@ -293,7 +293,7 @@ func (s *Service) serveDeliver(ctx context.Context, in *link.Incoming, d *dec) e
 	if !d.end() || n > windowMax || n > uint64(len(body)) {
 		return lode.Errorf(lode.Invalid, "a delivery of node %s cannot be read", in.From)
 	}
-	b := &dec{b: body}
+	b := &dec{journal.Reader{B: body}}
 	ls := make([]letter, 0, n)
 	for range n {
 		num := b.u()
@@ -364,7 +364,7 @@ func (s *Service) eventsOf(ctx context.Context, id journal.Partition, key string
 		return nil, err
 	}
 	var out []lode.AgentEvent
-	b := &dec{b: body}
+	b := &dec{journal.Reader{B: body}}
 	for range b.count() {
 		out = append(out, lode.AgentEvent{N: b.u(), Type: b.s(), Data: b.bytes()})
 	}

@@ -9,6 +9,7 @@ package journal
 
 import (
 	"encoding/binary"
+	"strconv"
 
 	"lode"
 )
@@ -22,7 +23,7 @@ type Partition struct {
 
 // String is ns/kind/n.
 func (p Partition) String() string {
-	return string(p.Namespace) + "/" + string(p.Kind) + "/" + itoa(p.N)
+	return string(p.Namespace) + "/" + string(p.Kind) + "/" + strconv.Itoa(p.N)
 }
 
 // Op is what an entry does.
@@ -103,12 +104,12 @@ type Change struct {
 func (e *Entry) Append(b []byte) []byte {
 	b = append(b, byte(e.Op))
 	b = binary.LittleEndian.AppendUint64(b, e.Epoch)
-	b = appendString(b, string(e.Partition.Namespace))
-	b = appendString(b, string(e.Partition.Kind))
+	b = AppendString(b, e.Partition.Namespace)
+	b = AppendString(b, e.Partition.Kind)
 	b = binary.AppendUvarint(b, uint64(e.Partition.N))
 	switch e.Op {
 	case Take:
-		b = appendString(b, string(e.Base.Journal))
+		b = AppendString(b, e.Base.Journal)
 		b = binary.LittleEndian.AppendUint64(b, e.Base.Cut)
 		b = binary.LittleEndian.AppendUint64(b, e.Base.Epoch)
 		fallthrough
@@ -116,9 +117,9 @@ func (e *Entry) Append(b []byte) []byte {
 		b = append(b, e.Manifest[:]...)
 		b = binary.LittleEndian.AppendUint64(b, e.Covers)
 	case Turn:
-		b = appendString(b, e.Agent)
-		b = appendString(b, e.ID)
-		b = appendString(b, e.Method)
+		b = AppendString(b, e.Agent)
+		b = AppendString(b, e.ID)
+		b = AppendString(b, e.Method)
 		b = binary.AppendUvarint(b, uint64(e.Revision))
 		fallthrough
 	case Note:
@@ -126,13 +127,13 @@ func (e *Entry) Append(b []byte) []byte {
 		for i := range e.Changes {
 			c := &e.Changes[i]
 			b = append(b, byte(c.Kind))
-			b = appendBytes(b, c.Key)
+			b = AppendString(b, c.Key)
 			if c.Kind != Delete {
-				b = appendBytes(b, c.Value)
+				b = AppendString(b, c.Value)
 			}
 		}
 	case Give:
-		b = appendString(b, string(e.To))
+		b = AppendString(b, e.To)
 	}
 	return b
 }
@@ -140,120 +141,52 @@ func (e *Entry) Append(b []byte) []byte {
 // Decode reads what Append wrote. Keys and values are parts of b. Damaged: b is
 // no entry.
 func Decode(b []byte) (Entry, error) {
-	r := reader{b: b}
-	e := Entry{Op: Op(r.byte()), Epoch: r.u64()}
-	e.Partition = Partition{lode.Namespace(r.string()), lode.Name(r.string()), int(r.small())}
+	r := Reader{B: b}
+	e := Entry{Op: Op(r.Byte()), Epoch: r.U64()}
+	e.Partition = Partition{lode.Namespace(r.Bytes()), lode.Name(r.Bytes()), r.Number()}
 	switch e.Op {
 	case Take:
-		e.Base = Base{lode.NodeID(r.string()), r.u64(), r.u64()}
-		copy(e.Manifest[:], r.take(len(e.Manifest)))
-		e.Covers = r.u64()
+		e.Base = Base{lode.NodeID(r.Bytes()), r.U64(), r.U64()}
+		copy(e.Manifest[:], r.Take(uint64(len(e.Manifest))))
+		e.Covers = r.U64()
 	case Snap:
-		copy(e.Manifest[:], r.take(len(e.Manifest)))
-		e.Covers = r.u64()
+		copy(e.Manifest[:], r.Take(uint64(len(e.Manifest))))
+		e.Covers = r.U64()
 	case Turn:
-		e.Agent, e.ID, e.Method, e.Revision = r.string(), r.string(), r.string(), int(r.small())
-		e.Changes = r.changes()
+		e.Agent, e.ID, e.Method, e.Revision = string(r.Bytes()), string(r.Bytes()), string(r.Bytes()), r.Number()
+		e.Changes = readChanges(&r)
 	case Note:
-		e.Changes = r.changes()
+		e.Changes = readChanges(&r)
 	case Give:
-		e.To = lode.NodeID(r.string())
+		e.To = lode.NodeID(r.Bytes())
 	default:
-		r.bad = true
+		r.Bad = true
 	}
-	if r.bad || len(r.b) > 0 {
+	if !r.End() {
 		return Entry{}, lode.Errorf(lode.Damaged, "%d bytes of a journal are no entry", len(b))
 	}
 	return e, nil
 }
 
-// reader takes parts off b, and remembers that one was not there.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) take(n int) []byte {
-	if r.bad || n < 0 || n > len(r.b) {
-		r.bad = true
-		return nil
-	}
-	p := r.b[:n:n]
-	r.b = r.b[n:]
-	return p
-}
-
-func (r *reader) byte() byte {
-	if p := r.take(1); p != nil {
-		return p[0]
-	}
-	return 0
-}
-
-func (r *reader) u64() uint64 {
-	if p := r.take(8); p != nil {
-		return binary.LittleEndian.Uint64(p)
-	}
-	return 0
-}
-
-func (r *reader) uvarint() uint64 {
-	n, w := binary.Uvarint(r.b)
-	if r.bad || w <= 0 {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[w:]
-	return n
-}
-
-// small is a number that fits an int on every machine.
-func (r *reader) small() uint64 {
-	n := r.uvarint()
-	if n > 1<<31-1 {
-		r.bad = true
-		return 0
-	}
-	return n
-}
-
-func (r *reader) bytes() []byte  { return r.take(int(r.small())) }
-func (r *reader) string() string { return string(r.bytes()) }
-
-func (r *reader) changes() []Change {
-	n := r.small()
-	if n > uint64(len(r.b)) {
-		r.bad = true
+func readChanges(r *Reader) []Change {
+	n := r.Number()
+	if n > len(r.B) {
+		r.Bad = true
 		return nil
 	}
 	out := make([]Change, 0, n)
 	for range n {
-		c := Change{Kind: ChangeKind(r.byte()), Key: r.bytes()}
+		c := Change{Kind: ChangeKind(r.Byte()), Key: r.Bytes()}
 		if c.Kind < Set || c.Kind > Recall {
-			r.bad = true
+			r.Bad = true
 		}
 		if c.Kind != Delete {
-			c.Value = r.bytes()
+			c.Value = r.Bytes()
 		}
-		if r.bad {
+		if r.Bad {
 			return nil
 		}
 		out = append(out, c)
 	}
 	return out
-}
-
-func appendBytes(b, p []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(p))), p...)
-}
-
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-func itoa(n int) string {
-	if n < 10 {
-		return string(rune('0' + n))
-	}
-	return itoa(n/10) + string(rune('0'+n%10))
 }

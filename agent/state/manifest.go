@@ -74,19 +74,19 @@ func (m *Manifest) Keys() (n int) {
 
 func (m *Manifest) encode() []byte {
 	b := []byte{manifestVersion}
-	b = appendString(b, m.Part.Namespace)
-	b = appendString(b, m.Part.Kind)
+	b = journal.AppendString(b, m.Part.Namespace)
+	b = journal.AppendString(b, m.Part.Kind)
 	b = binary.AppendUvarint(b, uint64(m.Part.N))
 	b = binary.LittleEndian.AppendUint64(b, m.Mark.Epoch)
 	b = binary.LittleEndian.AppendUint64(b, m.Mark.Pos)
-	b = appendString(b, m.Mark.Journal)
+	b = journal.AppendString(b, m.Mark.Journal)
 	b = binary.AppendUvarint(b, uint64(len(m.Segments)))
 	for i := range m.Segments {
 		s := &m.Segments[i]
 		b = append(b, s.Digest[:]...)
 		b = binary.AppendUvarint(b, uint64(s.Bytes))
 		b = binary.AppendUvarint(b, uint64(s.Keys))
-		b = appendString(b, s.First)
+		b = journal.AppendString(b, s.First)
 		b = binary.AppendUvarint(b, uint64(len(s.Blobs)))
 		for _, d := range s.Blobs {
 			b = append(b, d[:]...)
@@ -95,35 +95,36 @@ func (m *Manifest) encode() []byte {
 	return b
 }
 
-func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
 // decodeManifest reads what encode wrote. First keys are parts of b. Damaged:
 // b is no manifest.
 func decodeManifest(b []byte) (*Manifest, error) {
 	if len(b) == 0 || b[0] != manifestVersion {
 		return nil, lode.Errorf(lode.Damaged, "%d bytes are no manifest of a snapshot", len(b))
 	}
-	r := decoder{b: b[1:]}
-	m := &Manifest{Part: journal.Partition{Namespace: lode.Namespace(r.bytes()), Kind: lode.Name(r.bytes()), N: r.number()}}
-	m.Mark = Mark{Epoch: r.u64(), Pos: r.u64()}
-	m.Mark.Journal = lode.NodeID(r.bytes())
-	for n := r.number(); n > 0 && !r.bad; n-- {
-		s := Segment{Digest: r.digest(), Bytes: int64(r.number()), Keys: r.number(), First: r.bytes()}
-		for k := r.number(); k > 0 && !r.bad; k-- {
-			s.Blobs = append(s.Blobs, r.digest())
+	r := journal.Reader{B: b[1:]}
+	m := &Manifest{Part: journal.Partition{Namespace: lode.Namespace(r.Bytes()), Kind: lode.Name(r.Bytes()), N: r.Number()}}
+	m.Mark = Mark{Epoch: r.U64(), Pos: r.U64()}
+	m.Mark.Journal = lode.NodeID(r.Bytes())
+	for n := r.Number(); n > 0 && !r.Bad; n-- {
+		s := Segment{Digest: readDigest(&r), Bytes: int64(r.Number()), Keys: r.Number(), First: r.Bytes()}
+		for k := r.Number(); k > 0 && !r.Bad; k-- {
+			s.Blobs = append(s.Blobs, readDigest(&r))
 		}
 		last := len(m.Segments) - 1
 		if s.Keys == 0 || last >= 0 && string(s.First) <= string(m.Segments[last].First) || !slices.IsSortedFunc(s.Blobs, compareDigests) {
-			r.bad = true
+			r.Bad = true
 		}
 		m.Segments = append(m.Segments, s)
 	}
-	if r.bad || len(r.b) > 0 || !nameable(m.Part) {
+	if !r.End() || !nameable(m.Part) {
 		return nil, lode.Errorf(lode.Damaged, "%d bytes are no manifest of a snapshot", len(b))
 	}
 	return m, nil
+}
+
+func readDigest(r *journal.Reader) (d lode.Digest) {
+	copy(d[:], r.Take(uint64(len(d))))
+	return d
 }
 
 // ReadManifest reads a snapshot's manifest. Damaged: its bytes are not those

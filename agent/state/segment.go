@@ -7,6 +7,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"lode"
+	"lode/agent/journal"
 )
 
 // A segment is a blob of a run of keys in order, and their values:
@@ -100,11 +101,11 @@ func readSegment(b []byte, f func(k, v []byte) error) error {
 	if len(b) == 0 || b[0] != segmentVersion {
 		return lode.Errorf(lode.Damaged, "%d bytes are no segment", len(b))
 	}
-	r := decoder{b: b[1:]}
+	r := journal.Reader{B: b[1:]}
 	var last []byte
-	for n := 0; len(r.b) > 0; n++ {
-		k, v := r.bytes(), r.bytes()
-		if r.bad || n > 0 && string(k) <= string(last) {
+	for n := 0; len(r.B) > 0; n++ {
+		k, v := r.Bytes(), r.Bytes()
+		if r.Bad || n > 0 && string(k) <= string(last) {
 			return lode.Errorf(lode.Damaged, "row %d of a segment cannot be read", n)
 		}
 		if err := f(k, v); err != nil {
@@ -113,54 +114,4 @@ func readSegment(b []byte, f func(k, v []byte) error) error {
 		last = k
 	}
 	return nil
-}
-
-// decoder takes parts off b, and remembers that one was not there.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (r *decoder) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.b)) {
-		r.bad = true
-		return nil
-	}
-	p := r.b[:n:n]
-	r.b = r.b[n:]
-	return p
-}
-
-func (r *decoder) uvarint() uint64 {
-	n, w := binary.Uvarint(r.b)
-	if r.bad || w <= 0 {
-		r.bad = true
-		return 0
-	}
-	r.b = r.b[w:]
-	return n
-}
-
-func (r *decoder) u64() uint64 {
-	if p := r.take(8); p != nil {
-		return le64(p)
-	}
-	return 0
-}
-
-func (r *decoder) digest() (d lode.Digest) {
-	copy(d[:], r.take(uint64(len(d))))
-	return d
-}
-
-func (r *decoder) bytes() []byte { return r.take(r.uvarint()) }
-
-// number is one that fits an int on every machine.
-func (r *decoder) number() int {
-	n := r.uvarint()
-	if n > 1<<31-1 {
-		r.bad = true
-		return 0
-	}
-	return int(n)
 }
