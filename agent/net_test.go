@@ -2,34 +2,23 @@ package agent
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"fmt"
-	"math/big"
-	mrand "math/rand/v2"
 	stdnet "net"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"lode"
 	"lode/bus"
+	"lode/bus/bustest"
 	"lode/link"
 )
 
 // net is what is between the nodes of a world: a bus of three members with
 // mutual TLS, and links.
 type net struct {
-	t     testing.TB
-	ca    *x509.Certificate
-	key   *ecdsa.PrivateKey
-	certs map[lode.NodeID]tls.Certificate
+	ca    *bustest.Authority
 	route map[lode.NodeID]string
 
 	mu    sync.Mutex
@@ -57,16 +46,12 @@ var three = []lode.NodeID{"a", "b", "c"}
 func trio(t testing.TB, set ...func(*Config)) (*world, []*node) {
 	w := newWorld(t, set...)
 	w.kind("k", func(*lode.Function) {})
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))(t)
-	x := &net{t: t, ca: must(x509.ParseCertificate(der))(t), key: key, certs: map[lode.NodeID]tls.Certificate{}, route: map[lode.NodeID]string{},
+	x := &net{ca: bustest.NewAuthority(t), route: map[lode.NodeID]string{},
 		quiet: map[lode.NodeID]bool{}, buses: map[lode.NodeID]*bus.Bus{}, links: map[lode.NodeID]*link.Link{}}
 	w.net = x
 	var members []bus.Member
-	for i, n := range three {
-		x.certify(n, int64(i+2))
+	for _, n := range three {
+		x.route[n] = bustest.Address(12000)
 		members = append(members, bus.Member{Node: n, Route: x.route[n]})
 		w.nodes[n] = &node{w: w, id: n}
 	}
@@ -86,29 +71,6 @@ func trio(t testing.TB, set ...func(*Config)) (*world, []*node) {
 	return w, out
 }
 
-// certify gives a node a certificate, and a port below those that the system
-// gives to connections.
-func (x *net) certify(n lode.NodeID, serial int64) {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(x.t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: string(n)}, NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{string(n)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, x.ca, &key.PublicKey, x.key))(x.t)
-	x.certs[n] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	for x.route[n] == "" {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+mrand.IntN(9000))
-		if ln, err := stdnet.Listen("tcp", addr); err == nil {
-			ln.Close()
-			x.route[n] = addr
-		}
-	}
-}
-
-func (x *net) tls(n lode.NodeID) *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(x.ca)
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{x.certs[n]}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
-}
-
 func (x *net) busOf(n lode.NodeID) (*bus.Bus, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -118,31 +80,18 @@ func (x *net) busOf(n lode.NodeID) (*bus.Bus, error) {
 	return nil, lode.Errorf(lode.Unavailable, "%s is down", n)
 }
 
-// pipe is a connection within this process.
-func pipe() (near, far stdnet.Conn, err error) {
-	ln, err := stdnet.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer ln.Close()
-	if near, err = stdnet.Dial("tcp", ln.Addr().String()); err == nil {
-		far, err = ln.Accept()
-	}
-	return near, far, err
-}
-
 func (n *node) openBus(join *bus.Layout) {
 	x := n.w.net
 	b, err := bus.Open(context.Background(), bus.Config{Dir: filepath.Join(n.w.dir, "bus-"+string(n.id)), Node: n.id, Logger: n.w.log.With("bus", n.id), Cluster: &bus.ClusterConfig{
 		Listen: x.route[n.id],
-		Server: func() *tls.Config { return x.tls(n.id) },
-		Client: func() *tls.Config { return x.tls(n.id) },
+		Server: func() *tls.Config { return x.ca.TLS(n.id) },
+		Client: func() *tls.Config { return x.ca.TLS(n.id) },
 		Dial: func(_ context.Context, to lode.NodeID) (stdnet.Conn, error) {
 			b, err := x.busOf(to)
 			if err != nil {
 				return nil, err
 			}
-			near, far, err := pipe()
+			near, far, err := bustest.Pipe()
 			if err == nil {
 				go b.ServeClient(far)
 			}
@@ -179,7 +128,7 @@ func (n *node) openLink() {
 			if other == nil {
 				return nil, lode.Errorf(lode.Unavailable, "%s is down", to)
 			}
-			near, far, err := pipe()
+			near, far, err := bustest.Pipe()
 			if err == nil {
 				go other.Serve(far, n.id)
 			}

@@ -2,16 +2,9 @@ package bus
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"log/slog"
-	"math/big"
-	mrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -20,6 +13,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/bus/bustest"
 )
 
 // world is a cluster in one process: nodes on loopback, with mutual TLS from a
@@ -27,8 +21,7 @@ import (
 type world struct {
 	t   testing.TB
 	dir string
-	ca  *x509.Certificate
-	key *ecdsa.PrivateKey
+	ca  *bustest.Authority
 	log *slog.Logger
 
 	reserve int64 // of the nodes' disks
@@ -39,42 +32,17 @@ type world struct {
 	addrs map[lode.NodeID]string
 	known []lode.NodeID
 	cut   map[lode.NodeID]bool
-	certs map[lode.NodeID]tls.Certificate
 	conns map[lode.NodeID][]net.Conn
 }
 
 func newWorld(t testing.TB) *world {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))(t)
-	w := &world{t: t, dir: t.TempDir(), ca: must(x509.ParseCertificate(der))(t), key: key, nodes: make(map[lode.NodeID]*Bus),
+	w := &world{t: t, dir: t.TempDir(), ca: bustest.NewAuthority(t), nodes: make(map[lode.NodeID]*Bus),
 		log: slog.New(slog.DiscardHandler), addrs: make(map[lode.NodeID]string), cut: make(map[lode.NodeID]bool),
-		certs: make(map[lode.NodeID]tls.Certificate), conns: make(map[lode.NodeID][]net.Conn)}
+		conns: make(map[lode.NodeID][]net.Conn)}
 	if testing.Verbose() {
 		w.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	return w
-}
-
-func (w *world) cert(n lode.NodeID) tls.Certificate {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if c, ok := w.certs[n]; ok {
-		return c
-	}
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(w.t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: string(n)}, NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{string(n)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, &key.PublicKey, w.key))(w.t)
-	w.certs[n] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	return w.certs[n]
-}
-
-func (w *world) tls(n lode.NodeID) *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(w.ca)
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{w.cert(n)}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 }
 
 // member is how a node is named in a layout; its port stays the same.
@@ -82,14 +50,7 @@ func (w *world) member(n lode.NodeID) Member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.addrs[n] == "" {
-		for { // below those that the system gives to connections: it is wanted again
-			addr := fmt.Sprintf("127.0.0.1:%d", 22000+mrand.IntN(8000))
-			if ln, err := net.Listen("tcp", addr); err == nil {
-				ln.Close()
-				w.addrs[n] = addr
-				break
-			}
-		}
+		w.addrs[n] = bustest.Address(22000)
 	}
 	return Member{Node: n, Route: w.addrs[n]}
 }
@@ -121,9 +82,9 @@ func (w *world) config(n lode.NodeID, join *Layout) Config {
 	}
 	return Config{reached: reached, Reserve: w.reserve, Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("node", n), Cluster: &ClusterConfig{
 		Listen: m.Route,
-		Server: func() *tls.Config { return w.tls(n) },
+		Server: func() *tls.Config { return w.ca.TLS(n) },
 		Client: func() *tls.Config {
-			cfg := w.tls(n)
+			cfg := w.ca.TLS(n)
 			cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -139,7 +100,10 @@ func (w *world) config(n lode.NodeID, join *Layout) Config {
 			if err != nil {
 				return nil, err
 			}
-			near, far := tcpPair(w.t)
+			near, far, err := bustest.Pipe()
+			if err != nil {
+				return nil, err
+			}
 			w.mu.Lock()
 			w.conns[n] = append(w.conns[n], near)
 			w.conns[to] = append(w.conns[to], far)
@@ -161,13 +125,6 @@ func (w *world) config(n lode.NodeID, join *Layout) Config {
 		},
 		Join: join,
 	}}
-}
-
-func tcpPair(t testing.TB) (near, far net.Conn) {
-	ln := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	defer ln.Close()
-	near = must(net.Dial("tcp", ln.Addr().String()))(t)
-	return near, must(ln.Accept())(t)
 }
 
 // up starts a node; join is nil for the first one.

@@ -2,15 +2,8 @@ package owner
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
-	"math/big"
-	mrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -21,15 +14,14 @@ import (
 	"lode"
 	"lode/agent/journal"
 	"lode/bus"
+	"lode/bus/bustest"
 )
 
 // world is three members of one bus in this process, with mutual TLS.
 type world struct {
 	*cluster
 	dir   string
-	ca    *x509.Certificate
-	key   *ecdsa.PrivateKey
-	certs map[lode.NodeID]tls.Certificate
+	ca    *bustest.Authority
 	route map[lode.NodeID]string
 
 	bmu   sync.Mutex
@@ -39,15 +31,11 @@ type world struct {
 var names = []lode.NodeID{"a", "b", "c"}
 
 func newWorld(t testing.TB) *world {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))(t)
-	w := &world{cluster: newCluster(t, names...), dir: t.TempDir(), ca: must(x509.ParseCertificate(der))(t), key: key,
-		certs: make(map[lode.NodeID]tls.Certificate), route: make(map[lode.NodeID]string), buses: make(map[lode.NodeID]*bus.Bus)}
+	w := &world{cluster: newCluster(t, names...), dir: t.TempDir(), ca: bustest.NewAuthority(t),
+		route: make(map[lode.NodeID]string), buses: make(map[lode.NodeID]*bus.Bus)}
 	var members []bus.Member
-	for i, n := range names {
-		w.certify(n, int64(i+2))
+	for _, n := range names {
+		w.route[n] = bustest.Address(12000)
 		members = append(members, bus.Member{Node: n, Route: w.route[n]})
 	}
 	w.up("a", nil)
@@ -58,29 +46,6 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	return w
-}
-
-// certify gives a node a certificate, and a port below those that the system
-// gives to connections.
-func (w *world) certify(n lode.NodeID, serial int64) {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(w.t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: string(n)}, NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{string(n)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der := must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, &key.PublicKey, w.key))(w.t)
-	w.certs[n] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	for w.route[n] == "" {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+mrand.IntN(9000))
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			w.route[n] = addr
-		}
-	}
-}
-
-func (w *world) tls(n lode.NodeID) *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(w.ca)
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{w.certs[n]}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 }
 
 func (w *world) reach(n lode.NodeID) (*bus.Bus, error) {
@@ -96,23 +61,14 @@ func (w *world) up(n lode.NodeID, join *bus.Layout) *bus.Bus {
 	w.t.Helper()
 	b, err := bus.Open(context.Background(), bus.Config{Dir: filepath.Join(w.dir, string(n)), Node: n, Logger: w.log.With("bus", n), Cluster: &bus.ClusterConfig{
 		Listen: w.route[n],
-		Server: func() *tls.Config { return w.tls(n) },
-		Client: func() *tls.Config { return w.tls(n) },
+		Server: func() *tls.Config { return w.ca.TLS(n) },
+		Client: func() *tls.Config { return w.ca.TLS(n) },
 		Dial: func(_ context.Context, to lode.NodeID) (net.Conn, error) {
 			b, err := w.reach(to)
 			if err != nil {
 				return nil, err
 			}
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return nil, err
-			}
-			defer ln.Close()
-			near, err := net.Dial("tcp", ln.Addr().String())
-			if err != nil {
-				return nil, err
-			}
-			far, err := ln.Accept()
+			near, far, err := bustest.Pipe()
 			if err == nil {
 				go b.ServeClient(far)
 			}
