@@ -136,15 +136,7 @@ type AgentInvocation struct {
 // CallAgent calls a method of an agent. A status of the method's own, whatever
 // it is, is an answer and no error.
 func (c *Client) CallAgent(ctx context.Context, v AgentInvocation) (*Answer, error) {
-	q := request{method: http.MethodPost, body: v.Body, ctype: v.Type, header: http.Header{}, raw: true,
+	q := request{method: http.MethodPost, body: v.Body, ctype: v.Type,
 		path: "/agents/" + string(v.Address.Name) + "/" + segment(v.Address.Key) + "/" + segment(v.Method)}
-	for k, vs := range v.Header {
-		q.header[http.CanonicalHeaderKey(k)] = vs
-	}
-	callHeader(q.header, v.Key, v.Deadline, v.Async)
-	resp, err := c.send(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: stream{resp}, ID: lode.InvocationID(resp.Header.Get("Lode-Invocation"))}, nil
+	return c.answer(ctx, q, v.Header, v.Key, v.Deadline, v.Async)
 }

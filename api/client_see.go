@@ -178,7 +178,7 @@ type Answer struct {
 // Invoke calls a function. A status of the function's own, whatever it is, is
 // an answer and no error.
 func (c *Client) Invoke(ctx context.Context, v Invocation) (*Answer, error) {
-	q := request{method: v.Method, path: "/fn/" + string(v.Function) + v.Path, body: v.Body, ctype: v.Type, header: http.Header{}, raw: true}
+	q := request{method: v.Method, path: "/fn/" + string(v.Function) + v.Path, body: v.Body, ctype: v.Type}
 	if q.method == "" {
 		q.method = http.MethodPost
 	}
@@ -192,10 +192,16 @@ func (c *Client) Invoke(ctx context.Context, v Invocation) (*Answer, error) {
 		query.Set("alias", v.Alias)
 	}
 	q.query = query
-	for k, vs := range v.Header {
+	return c.answer(ctx, q, v.Header, v.Key, v.Deadline, v.Async)
+}
+
+// answer sends a call with the caller's headers, and says how it is to be made.
+func (c *Client) answer(ctx context.Context, q request, h http.Header, key string, deadline time.Duration, async bool) (*Answer, error) {
+	q.header, q.raw = http.Header{}, true
+	for k, vs := range h {
 		q.header[http.CanonicalHeaderKey(k)] = vs
 	}
-	callHeader(q.header, v.Key, v.Deadline, v.Async)
+	callHeader(q.header, key, deadline, async)
 	resp, err := c.send(ctx, q)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -133,15 +134,21 @@ func headerFlags(list []string) (http.Header, error) {
 	return h, nil
 }
 
+// withinCall bounds the wait for a call: the node answers first; this is for
+// when it cannot.
+func withinCall(ctx context.Context, deadline time.Duration) (context.Context, context.CancelFunc) {
+	if deadline > 0 {
+		deadline += 5 * time.Second
+	}
+	return within(ctx, deadline)
+}
+
 func (c *cli) invoke(cmd *cobra.Command, v api.Invocation, include bool) error {
 	client, err := c.api()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := within(cmd.Context(), 0)
-	if v.Deadline > 0 { // the node answers first; this is for when it cannot
-		ctx, cancel = within(cmd.Context(), v.Deadline+5*time.Second)
-	}
+	ctx, cancel := withinCall(cmd.Context(), v.Deadline)
 	defer cancel()
 	a, err := client.Invoke(ctx, v)
 	if err != nil {

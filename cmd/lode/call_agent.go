@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,10 +33,7 @@ func (c *cli) callAgent(cmd *cobra.Command, to lode.Address, words []string, v a
 		v.Type = ct
 	}
 	call := api.AgentInvocation{Address: to, Method: words[0], Type: v.Type, Body: v.Body, Header: v.Header, Key: v.Key, Deadline: v.Deadline, Async: v.Async}
-	ctx, cancel := within(cmd.Context(), 0)
-	if v.Deadline > 0 { // the node answers first; this is for when it cannot
-		ctx, cancel = within(cmd.Context(), v.Deadline+5*time.Second)
-	}
+	ctx, cancel := withinCall(cmd.Context(), v.Deadline)
 	defer cancel()
 	a, err := client.CallAgent(ctx, call)
 	if err != nil {
