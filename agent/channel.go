@@ -215,15 +215,30 @@ func (c *channel) consumed(mark uint64) {
 	b := &builder{}
 	b.cut(outKey(c.to, c.mark+1), outKey(c.to, mark+1))
 	c.mark = mark
-	p.note(b)
+	p.note(b, c.pushLater)
 }
 
-// note writes changes down that belong to no turn; p.mu is held.
-func (p *partition) note(b *builder) {
+// pushLater has the deliverer look again after a while: what was noted of the
+// channel is lost, and the receiver knows it still; p.mu is held.
+func (c *channel) pushLater() {
+	p := c.p
+	time.AfterFunc(p.s.backoff(1), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		c.push()
+	})
+}
+
+// note writes changes down that belong to no turn; p.mu is held. If the
+// journal refuses them lost is called, with p.mu held.
+func (p *partition) note(b *builder, lost func()) {
 	p.pending++
-	p.w.Append(&journal.Entry{Op: journal.Note, Epoch: p.epoch, Partition: p.id, Changes: b.changes}, func(uint64, error) {
+	p.w.Append(&journal.Entry{Op: journal.Note, Epoch: p.epoch, Partition: p.id, Changes: b.changes}, func(_ uint64, err error) {
 		p.mu.Lock()
 		p.pending--
+		if err != nil {
+			lost()
+		}
 		p.settled()
 		p.mu.Unlock()
 	})
@@ -255,7 +270,7 @@ func (c *channel) bury(ls []letter, why error) error {
 	last := ls[len(ls)-1].N
 	b.cut(outKey(c.to, c.mark+1), outKey(c.to, last+1))
 	c.mark = last
-	p.note(b)
+	p.note(b, c.pushLater)
 	return nil
 }
 

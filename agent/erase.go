@@ -55,12 +55,14 @@ func (s *Service) suits(ctx context.Context, p *partition, rev *lode.Revision) e
 		p.mu.Lock()
 		open := p.open
 		if open {
-			p.note(p.birth(born))
+			p.born.Store(rev)
+			p.note(p.birth(born), func() { p.born.CompareAndSwap(rev, nil) })
 		}
 		p.mu.Unlock()
 		if !open {
 			return &moved{}
 		}
+		return nil
 	}
 	p.born.Store(rev)
 	return nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -69,7 +70,7 @@ func TestFull(t *testing.T) {
 	m.check(n)
 	until(t, "the messages", func() bool { return len(strings.Fields(n.call("k/to", "peek", ""))) >= sent })
 	until(t, "the timer", func() bool { return n.call("k/timer", "get", "") == "1" })
-	n.quiet()
+	n.delivered()
 	if got := strings.Fields(n.call("k/to", "peek", "")); len(got) != sent {
 		t.Errorf("%d messages arrived, %d were sent: %v", len(got), sent, got)
 	}
@@ -77,6 +78,67 @@ func TestFull(t *testing.T) {
 	m.check(n)
 	n.wants("k/timer", "get", "", "1")
 }
+
+// delivered waits until no message is kept that was delivered.
+func (n *node) delivered() {
+	n.w.t.Helper()
+	until(n.w.t, "an empty outbox", func() bool {
+		for _, p := range n.svc.Load().owned() {
+			kept := false
+			base := []byte{spaceOutbox}
+			if err := p.part.List(base, after(base), false, func(_, _ []byte) bool { kept = true; return false }); err != nil || kept {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestRefusedOnce (S3): what nobody waits for is done again by itself after the
+// journal has refused it: the turn of a timer, a timer's next try, the turn of
+// a message, and the note that it has arrived.
+func TestRefusedOnce(t *testing.T) {
+	w, n := one(t, fast)
+	var failed atomic.Bool
+	w.on("fails once", func(g *guest) error {
+		if !failed.Swap(true) {
+			return errors.New("the first time it fails")
+		}
+		_, err := g.add("n", 1)
+		return err
+	})
+	w.on("tick", func(g *guest) error { return g.timer("t", time.Millisecond, string(g.body), "1") })
+	w.on("give", func(g *guest) error { return g.send("k/to", "note", string(g.body)) })
+	var what atomic.Pointer[string]
+	what.Store(&nothing)
+	n.onCommit(func(next journal.Log, ctx context.Context, entries [][]byte) (uint64, error) {
+		for _, b := range entries {
+			e, err := journal.Decode(b)
+			if err != nil {
+				return 0, err
+			}
+			if word := opWord(e.Op) + " " + e.Method; strings.HasPrefix(word, *what.Load()) && what.CompareAndSwap(what.Load(), &nothing) {
+				return 0, lode.Errorf(lode.Full, "no room")
+			}
+		}
+		return next.Commit(ctx, entries...)
+	})
+	for _, c := range []struct{ refused, key, verb, body, at, seen, want string }{
+		{"turn add", "k/timer", "tick", "add", "k/timer", "get", "1"},
+		{"turn retry", "k/fails", "tick", "fails once", "k/fails", "get", "1"},
+		{"turn note", "k/from", "give", "1", "k/to", "peek", "1"},
+		{"note", "k/from", "give", "2", "k/to", "peek", "1 2"},
+	} {
+		what.Store(&c.refused)
+		n.call(c.key, c.verb, c.body)
+		until(t, "a refusal of "+c.refused, func() bool { return what.Load() == &nothing })
+		until(t, "what was refused: "+c.refused, func() bool { return strings.TrimSpace(n.call(c.at, c.seen, "")) == c.want })
+		n.delivered()
+	}
+	n.whole()
+}
+
+var nothing = "nothing is refused"
 
 // TestTooLargeInTheMiddle: turns that are refused for their size are not seen by
 // those that come at the same time.

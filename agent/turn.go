@@ -567,6 +567,9 @@ func (p *partition) acked(r *record, err error) {
 	if r.fired != "" {
 		delete(p.fired, r.fired)
 	}
+	if err != nil { // its timer is set still, or the one that it had changed
+		p.sooner((p.s.now() + p.s.backoff(1).Milliseconds()) * 1000)
+	}
 	a.used = p.s.started()
 	subs := slices.Collect(maps.Keys(a.subs))
 	p.pending--
