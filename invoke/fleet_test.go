@@ -29,6 +29,7 @@ type tnode struct {
 	l  *link.Link
 
 	asked atomic.Int64 // calls of Nodes
+	deaf  atomic.Bool  // it hears no reports any more
 
 	mu    sync.Mutex
 	loads map[lode.NodeID]heard
@@ -122,6 +123,9 @@ func (n *tnode) heard(from lode.NodeID, b link.Beat) {
 	load, err := ParseLoad(b.Payload)
 	if err != nil {
 		n.c.t.Errorf("a report of %s: %v", from, err)
+		return
+	}
+	if n.deaf.Load() {
 		return
 	}
 	n.mu.Lock()

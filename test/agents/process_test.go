@@ -16,12 +16,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"lode/api"
+	"lode/test/child"
 )
 
 // patience bounds every wait for something that must come.
@@ -52,29 +52,11 @@ type process struct {
 	name   string
 	port   int
 	cmd    *exec.Cmd
-	out    *transcript
+	out    *child.Transcript
 	done   chan struct{}
 	token  string
 	api    *api.Client
 	client *http.Client
-}
-
-// transcript keeps what a process says.
-type transcript struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *transcript) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *transcript) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // newCluster starts one node, with the lab deployed.
@@ -172,11 +154,11 @@ func (p *process) start(args ...string) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p.out, p.done = &transcript{}, make(chan struct{})
+	p.out, p.done = &child.Transcript{}, make(chan struct{})
 	p.cmd = exec.Command(lab.lode, append([]string{"up", "-d", dir, "--port", fmt.Sprint(p.port), "--name", p.name}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.Env = clean("HOME="+filepath.Dir(dir), "XDG_STATE_HOME="+filepath.Join(filepath.Dir(dir), "state"))
-	if err := startProcess(p.cmd); err != nil {
+	p.cmd.Env = child.Environment("HOME="+filepath.Dir(dir), "XDG_STATE_HOME="+filepath.Join(filepath.Dir(dir), "state"))
+	if err := child.Start(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	cmd, done := p.cmd, p.done
@@ -234,8 +216,8 @@ func (p *process) must(args ...string) string {
 	cmd := exec.Command(lab.lode, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.Env = clean("HOME="+p.c.home, "LODE_URL="+p.url(""), "LODE_TOKEN="+p.token, "PATH="+os.Getenv("PATH"))
-	err := startProcess(cmd)
+	cmd.Env = child.Environment("HOME="+p.c.home, "LODE_URL="+p.url(""), "LODE_TOKEN="+p.token, "PATH="+os.Getenv("PATH"))
+	err := child.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}

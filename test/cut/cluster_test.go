@@ -25,6 +25,7 @@ import (
 
 	"lode"
 	"lode/api"
+	"lode/test/child"
 )
 
 // cluster is nodes on the machines of a network, and what they were made to do.
@@ -48,28 +49,10 @@ type process struct {
 	name string
 	dir  string
 	cmd  *exec.Cmd
-	out  *transcript
+	out  *child.Transcript
 	done chan struct{}
 	api  *api.Client
 	http *http.Client
-}
-
-// transcript keeps what a process says.
-type transcript struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *transcript) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *transcript) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // newCluster has a network and no nodes yet.
@@ -163,14 +146,14 @@ func (c *cluster) data(name string) string {
 // begin starts a node, and does not wait for it.
 func (c *cluster) begin(name string, args ...string) *process {
 	c.t.Helper()
-	p := &process{c: c, name: name, dir: c.data(name), out: &transcript{}, done: make(chan struct{})}
+	p := &process{c: c, name: name, dir: c.data(name), out: &child.Transcript{}, done: make(chan struct{})}
 	home := filepath.Dir(p.dir)
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		c.t.Fatal(err)
 	}
 	p.cmd = exec.Command(c.bin, append(append([]string{"up", "-d", p.dir, "--bind", c.net.addr[name], "--name", name}, c.args...), args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.Env = clean("HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))
+	p.cmd.Env = child.Environment("HOME="+home, "XDG_STATE_HOME="+filepath.Join(home, "state"))
 	if err := startIn(c.net.prefix+name, p.cmd); err != nil {
 		c.t.Fatal(err)
 	}
@@ -330,7 +313,7 @@ func (p *process) lode(args ...string) (out string, code int) {
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
 	token, _ := os.ReadFile(filepath.Join(p.dir, "admin.token"))
-	cmd.Env = clean("HOME="+filepath.Dir(p.dir), "LODE_URL="+p.url(""), "LODE_TOKEN="+strings.TrimSpace(string(token)))
+	cmd.Env = child.Environment("HOME="+filepath.Dir(p.dir), "LODE_URL="+p.url(""), "LODE_TOKEN="+strings.TrimSpace(string(token)))
 	if err := startIn(p.c.net.prefix+p.name, cmd); err != nil {
 		p.c.t.Fatal(err)
 	}
@@ -370,6 +353,7 @@ func (c *cluster) app(version int) lode.App {
 		Limits: lode.Limits{Memory: 64 << 20, Start: 30 * time.Second, Total: 20 * time.Second, Idle: time.Minute, Each: 1, QueueMax: 1000,
 			Body: 6 << 20, Tmp: 64 << 20, Log: 256 << 10, OutputMax: 6 << 20}}
 	drain := f
+	f.Limits.ScaleMin = 1 // else a node whose peers ran it first has them run it on
 	drain.Queue = &lode.Consume{Queue: "work", Size: 10}
 	return lode.App{Name: "cut", Functions: map[lode.Name]lode.Function{"web": f, "drain": drain},
 		Queues: map[lode.Name]lode.Queue{"work": {Visible: 5 * time.Second, Deliver: 50, Keep: time.Hour, Max: 1 << 20}}}
@@ -448,9 +432,12 @@ func (p *process) redeploy(version int) error {
 func (c *cluster) warm(version int) {
 	c.t.Helper()
 	for name, p := range c.nodes {
-		waitFor(c.t, "node "+name+" to serve", func() bool {
-			a := p.get("/fn/web/version")
+		var a answer
+		waitForElse(c.t, func() bool {
+			a = p.get("/fn/web/version")
 			return a.status == 200 && a.body == strconv.Itoa(version) && a.head.Get("Lode-Node") == name
+		}, func() string {
+			return "node " + name + " to serve; last: " + a.String() + " from " + a.head.Get("Lode-Node")
 		})
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"lode/cmd/build"
+	"lode/test/child"
 )
 
 // lab is what the tests of this package share: the command, and a guest for it,
@@ -50,7 +50,6 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer removeFolder(lab.dir)
-	go nursery()
 	if unable() == "" {
 		lab.lode = filepath.Join(lab.dir, "lode")
 		build := exec.Command("go", "build", "-o", lab.lode, "lode/cmd/lode")
@@ -92,37 +91,10 @@ var unable = sync.OnceValue(func() string {
 // long says whether there is time for long rounds.
 func long() bool { return os.Getenv("LODE_LONG") != "" }
 
-// births asks the nursery for a process.
-var births = make(chan func())
-
-// nursery starts every child from one thread that lives as long as the tests
-// do: the kernel kills them with it, however the tests end.
-func nursery() {
-	runtime.LockOSThread()
-	for f := range births {
-		f()
-	}
-}
-
 // startIn starts cmd in a network namespace, so that it cannot outlive the
 // tests.
 func startIn(space string, cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	result := make(chan error)
-	births <- func() { result <- enter(space, cmd.Start) }
-	return <-result
-}
-
-// clean is the environment without what a user's own settings add.
-func clean(extra ...string) []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		k, _, _ := strings.Cut(strings.ToUpper(kv), "=")
-		if !strings.HasPrefix(k, "LODE_") && !strings.HasPrefix(k, "OTEL_") && !strings.HasSuffix(k, "_PROXY") && k != "HOME" {
-			env = append(env, kv)
-		}
-	}
-	return append(env, extra...)
+	return child.StartBy(cmd, func(start func() error) error { return enter(space, start) })
 }
 
 var leftover = regexp.MustCompile(labPrefix + `(\d+)-`)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lode"
+	"lode/test/child"
 )
 
 // TestOwnNATS runs three nodes on a NATS cluster of the user's own: the story
@@ -69,7 +70,7 @@ func (c *cluster) startNATS(bin string) (stop func()) {
 	for i := range 3 {
 		cmd := exec.Command(bin, "-a", "10.77.0.254", "-p", fmt.Sprint(4222+i), "-n", fmt.Sprint("s", i), "-js", "-sd", filepath.Join(c.dir, fmt.Sprint("nats", i)),
 			"-cluster_name", "own", "-cluster", fmt.Sprint("nats://10.77.0.254:", 6222+i), "-routes", "nats://10.77.0.254:6222,nats://10.77.0.254:6223,nats://10.77.0.254:6224")
-		cmd.Env = clean("HOME=" + c.dir)
+		cmd.Env = child.Environment("HOME=" + c.dir)
 		if err := startIn(c.net.prefix+"switch", cmd); err != nil {
 			c.t.Fatal(err)
 		}

@@ -7,9 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -39,28 +37,7 @@ func run(m *testing.M) (code int, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build the command: %w\n%s", err, out)
 	}
-	go nursery()
 	return m.Run(), nil
-}
-
-// births asks the nursery for a process.
-var births = make(chan func())
-
-// nursery starts every child from one thread that lives as long as the tests
-// do: the kernel kills them with it, however the tests end.
-func nursery() {
-	runtime.LockOSThread()
-	for f := range births {
-		f()
-	}
-}
-
-// startProcess starts cmd so that it cannot outlive the tests.
-func startProcess(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	result := make(chan error)
-	births <- func() { result <- cmd.Start() }
-	return <-result
 }
 
 // long says whether there is time for long rounds.

@@ -12,13 +12,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"lode"
 	"lode/api"
+	"lode/test/child"
 )
 
 // patience bounds every wait for something that must come.
@@ -31,28 +31,10 @@ type process struct {
 	dir   string // data folder
 	url   string
 	token string
-	out   *transcript
+	out   *child.Transcript
 	done  chan struct{} // closed when the process has ended
 	c     *api.Client
 	limit time.Duration // of one request; 0: patience
-}
-
-// transcript keeps what a process says.
-type transcript struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *transcript) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *transcript) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 var readyLine = regexp.MustCompile(`ready: (http://\S+)`)
@@ -79,7 +61,7 @@ func startNode(t *testing.T, bin, dir string, env, args []string) *process {
 // begin starts lode up in dir and does not wait for it.
 func begin(t *testing.T, bin, dir string, env, args []string) *process {
 	t.Helper()
-	p := &process{t: t, dir: dir, out: &transcript{}, done: make(chan struct{})}
+	p := &process{t: t, dir: dir, out: &child.Transcript{}, done: make(chan struct{})}
 	p.cmd = exec.Command(bin, append([]string{"up", "-d", dir}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	home := filepath.Dir(dir)
@@ -95,7 +77,7 @@ func begin(t *testing.T, bin, dir string, env, args []string) *process {
 		both := io.MultiWriter(p.out, f)
 		p.cmd.Stdout, p.cmd.Stderr = both, both
 	}
-	if err := startProcess(p.cmd); err != nil {
+	if err := child.Start(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() { p.cmd.Wait(); close(p.done) }()
@@ -203,7 +185,7 @@ func (p *process) lode(stdin string, args ...string) (stdout, stderr string, cod
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	cmd.Env = clean("HOME="+filepath.Dir(p.dir), "LODE_URL="+p.url, "LODE_TOKEN="+p.token)
-	err := startProcess(cmd)
+	err := child.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -290,10 +272,10 @@ func copyDir(t *testing.T, from, to string) {
 // tryStart runs a node until it is ready, which is code 0, or has ended.
 func (p *process) tryStart(dir string) (out string, code int) {
 	p.t.Helper()
-	said := &transcript{}
+	said := &child.Transcript{}
 	cmd := exec.Command(lab.lode, "up", "-d", dir, "--port", "0")
 	cmd.Stdout, cmd.Stderr, cmd.Env = said, said, clean("HOME="+p.t.TempDir())
-	if err := startProcess(cmd); err != nil {
+	if err := child.Start(cmd); err != nil {
 		p.t.Fatal(err)
 	}
 	done := make(chan struct{})

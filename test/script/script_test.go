@@ -8,21 +8,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"lode/test/child"
 )
 
 var bin string // the folder of the command
-
-// births are processes to be started from a thread that lives as long as the
-// tests: the kernel kills them with it.
-var births = make(chan func())
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "lode-script-")
@@ -35,12 +30,6 @@ func TestMain(m *testing.M) {
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "lode"), "lode/cmd/lode").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the command: %v\n%s", err, out)
 	} else {
-		go func() {
-			runtime.LockOSThread()
-			for f := range births {
-				f()
-			}
-		}()
 		code = m.Run()
 	}
 	os.RemoveAll(dir)
@@ -85,41 +74,20 @@ type key struct{}
 type node struct {
 	cmd  *exec.Cmd
 	done chan struct{}
-	said transcript
-}
-
-type transcript struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (t *transcript) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(p)
-}
-
-func (t *transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
+	said child.Transcript
 }
 
 var readyLine = regexp.MustCompile(`ready: (http://\S+)`)
 
 func up(ts *testscript.TestScript, neg bool, args []string) {
 	n := ts.Value(key{}).(*node)
-	n.said.mu.Lock()
-	n.said.b.Reset()
-	n.said.mu.Unlock()
+	n.said.Reset()
 	n.cmd = exec.Command(filepath.Join(bin, "lode"), append([]string{"up", "-d", ts.MkAbs("data"), "--port", "0"}, args...)...)
-	n.cmd.Stderr, n.cmd.SysProcAttr = &n.said, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	n.cmd.Stderr = &n.said
 	for _, k := range []string{"HOME", "PATH", "XDG_CACHE_HOME"} {
 		n.cmd.Env = append(n.cmd.Env, k+"="+ts.Getenv(k))
 	}
-	started := make(chan error)
-	births <- func() { started <- n.cmd.Start() }
-	ts.Check(<-started)
+	ts.Check(child.Start(n.cmd))
 	n.done = make(chan struct{})
 	cmd, done := n.cmd, n.done
 	go func() { cmd.Wait(); close(done) }()
