@@ -222,19 +222,26 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 			return g.answer(200, "taken")
 		}
 	})
-	a.deaf.Store(true) // it takes b to be free, and c to drain
+	c.s.SetDraining(false)
+	f.settle()
+	a.deaf.Store(true) // it takes b to be free, and c to have a long line
+	a.mu.Lock()
+	long := *a.loads["c"].load
+	long.Queue, long.Mean = 5, 10
+	a.loads["c"] = heard{&long, time.Now()}
+	a.mu.Unlock()
 	_, held := invoke(b, request("hold"), newTaker())
 	<-began
 	b.s.gate.mu.Lock()
 	l := b.s.gate.laneOf(target{"default", "take"})
 	l.cost, l.hold = int64(time.Hour), int64(time.Hour)
 	b.s.gate.mu.Unlock()
-	c.s.SetDraining(false)
 	req := request("take")
 	req.Stream = io.LimitReader(endless{}, 1<<20)
 	out, err := a.s.Invoke(context.Background(), req, newTaker())
 	if err != nil || out.Node != "c" {
-		t.Fatalf("on %q: %v", out.Node, err)
+		d, _ := a.s.Decision(out.ID)
+		t.Fatalf("on %q: %v %+v", out.Node, err, d)
 	}
 	if st := a.s.SpreadStats(); st.Refused == 0 {
 		t.Errorf("nothing was refused: %+v", st)
