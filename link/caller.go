@@ -138,6 +138,9 @@ func (c *conn) collect(ctx context.Context, o *outCall, r *Request, a Answer) (e
 				for _, rest := range events[i+1:] {
 					c.l.bufs.put(rest.buf)
 				}
+				if err != nil && fault != nil {
+					err = fault // the cause; the handler has only heard of it
+				}
 				return err, over
 			}
 		}
