@@ -4,7 +4,6 @@ package agents
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -14,182 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
+	"lode/test/history"
 )
-
-// step is one operation on one agent.
-type step struct{ key, method, arg string }
-
-// said is what it answered.
-type said struct {
-	value   string
-	unknown bool // nobody knows whether it took effect
-}
-
-// things is the model of one agent: a counter and a register, or a set, which
-// are one string here.
-var things = porcupine.Model{
-	Partition: func(history []porcupine.Operation) (out [][]porcupine.Operation) {
-		by := map[string][]porcupine.Operation{}
-		for _, o := range history {
-			k := o.Input.(step).key
-			by[k] = append(by[k], o)
-		}
-		for _, h := range by {
-			out = append(out, h)
-		}
-		return out
-	},
-	Init: func() any { return "" },
-	Step: func(state, input, output any) (bool, any) {
-		s, in, out := state.(string), input.(step), output.(said)
-		switch in.method {
-		case "add":
-			n, _ := strconv.Atoi(s)
-			s = strconv.Itoa(n + 1)
-			return out.unknown || out.value == s, s
-		case "get":
-			if s == "" {
-				s = "0"
-			}
-			return out.unknown || out.value == s, state
-		case "put":
-			return true, in.arg
-		case "note":
-			return true, s + in.arg + " "
-		}
-		return out.unknown || out.value == s, state // peek
-	},
-}
-
-// history is what clients did and heard.
-type history struct {
-	began time.Time
-	mu    sync.Mutex
-	ops   []porcupine.Operation
-	lost  int
-	slow  time.Duration
-	no    map[string]int // answers that were none, by what they said
-}
-
-func (h *history) do(client int, p *process, s step, id string) answer {
-	arg := s.arg
-	if s.method == "put" || s.method == "note" {
-		b, _ := json.Marshal(arg) // a string can always be written
-		arg = string(b)
-	}
-	call := time.Since(h.began)
-	a := p.call(s.key, s.method, arg, id, 10*time.Second)
-	ret := time.Since(h.began)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.slow = max(h.slow, ret-call)
-	op := porcupine.Operation{ClientId: client, Input: s, Call: int64(call), Return: int64(ret)}
-	if a.status < 200 || a.status > 299 {
-		if h.no == nil {
-			h.no = map[string]int{}
-		}
-		h.no[fmt.Sprintf("%d %.120s", a.status, a.body)]++
-	}
-	switch {
-	case a.status >= 200 && a.status < 300:
-		out := said{value: a.body}
-		if s.method == "peek" {
-			json.Unmarshal([]byte(a.body), &out.value)
-		}
-		op.Output = out
-	case s.method == "get" || s.method == "peek" || a.kind == "overloaded" || a.kind == "unavailable" && a.status == 503:
-		return a // without effect
-	default:
-		h.lost++
-		op.Output, op.Return = said{unknown: true}, 1<<62
-	}
-	h.ops = append(h.ops, op)
-	return a
-}
-
-// check has the history explained by one order of its operations.
-func (h *history) check(t testing.TB) {
-	t.Helper()
-	switch porcupine.CheckOperationsTimeout(things, h.ops, 60*time.Second) {
-	case porcupine.Unknown:
-		t.Logf("%d operations: the check took too long", len(h.ops))
-	case porcupine.Illegal:
-		t.Errorf("%d operations are in no order that explains them", len(h.ops))
-		for _, ops := range things.Partition(h.ops) {
-			if porcupine.CheckOperations(things, ops) {
-				continue
-			}
-			for _, o := range ops {
-				t.Logf("  %d: %9.3f-%9.3f %v -> %v", o.ClientId, float64(o.Call)/1e6, float64(o.Return)/1e6, o.Input, o.Output)
-			}
-			return
-		}
-	}
-}
-
-const accounts, deposit = 6, 100
-
-func account(seed, i int) string { return fmt.Sprintf("s%d-account%d", seed, i%accounts) }
-
-// clients use the agents of a seed until stop.
-func (h *history) clients(c *cluster, seed int, stop context.Context) *sync.WaitGroup {
-	for i := range accounts {
-		c.nodes[0].ask(account(seed, i), "open", strconv.Itoa(deposit))
-	}
-	var all sync.WaitGroup
-	for n := range 6 {
-		r := rand.New(rand.NewPCG(uint64(seed), uint64(n)))
-		all.Go(func() {
-			for i := 0; stop.Err() == nil; i++ {
-				p, word, id := c.nodes[r.IntN(len(c.nodes))], fmt.Sprintf("%d.%d", n, i), ""
-				if r.IntN(3) == 0 {
-					id = "key " + word
-				}
-				key := fmt.Sprintf("s%d-", seed)
-				switch r.IntN(7) {
-				case 0:
-					h.do(n, p, step{key + "count", "add", "1"}, id)
-				case 1:
-					h.do(n, p, step{key + "count", "get", ""}, "")
-				case 2:
-					h.do(n, p, step{key + "reg", "put", word}, id)
-				case 3:
-					h.do(n, p, step{key + "reg", "peek", ""}, "")
-				case 4:
-					h.do(n, p, step{key + "set", "note", word}, id)
-				case 5:
-					h.do(n, p, step{key + "set", "peek", ""}, "")
-				case 6:
-					from := r.IntN(accounts)
-					p.call(account(seed, from), "pay", fmt.Sprintf(`{"to": %q, "amount": %d}`, account(seed, from+1+r.IntN(accounts-1)), 1+r.IntN(30)), "", 10*time.Second)
-				}
-				time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
-			}
-		})
-	}
-	return &all
-}
-
-// solvent checks that no money was made or lost: what is on its way arrives.
-func (c *cluster) solvent(seed int) {
-	c.t.Helper()
-	waitFor(c.t, "all money", func() bool {
-		total := 0
-		for i := range accounts {
-			v := c.nodes[i%len(c.nodes)].ask(account(seed, i), "add", "0")
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 0 {
-				c.t.Fatalf("%s has %q", account(seed, i), v)
-			}
-			total += n
-		}
-		if total > accounts*deposit {
-			c.t.Fatalf("there are %d, of %d", total, accounts*deposit)
-		}
-		return total == accounts*deposit
-	})
-}
 
 // troubles are what happens to a node; each is over when it returns.
 var troubles = []struct {
@@ -224,28 +49,17 @@ func TestHistories(t *testing.T) {
 	c := three(t)
 	for seed := range scale(4, 60) {
 		r := rand.New(rand.NewPCG(uint64(seed), 0))
-		h := &history{began: time.Now()}
+		h, doors := history.New(), c.doors()
 		stop, cancel := context.WithCancel(t.Context())
-		all := h.clients(c, seed, stop)
+		all := h.Use(t, stop, doors, seed, 20*time.Millisecond)
 		time.Sleep(300 * time.Millisecond)
 		x, victim := troubles[seed%len(troubles)], c.nodes[r.IntN(3)]
 		x.do(victim, r)
 		time.Sleep(300 * time.Millisecond)
 		cancel()
 		all.Wait()
-		for _, what := range []string{"count", "reg", "set"} {
-			method := "peek"
-			if what == "count" {
-				method = "get"
-			}
-			h.do(9, c.nodes[r.IntN(3)], step{fmt.Sprintf("s%d-%s", seed, what), method, ""}, "")
-		}
-		t.Logf("seed %d: %s of %s: %d operations, %d of them lost, the slowest took %s", seed, x.name, victim.name, len(h.ops), h.lost, h.slow.Round(time.Millisecond))
-		for what, n := range h.no {
-			t.Logf("  %d times %s", n, what)
-		}
-		h.check(t)
-		c.solvent(seed)
+		t.Logf("seed %d: %s of %s", seed, x.name, victim.name)
+		h.Check(t, doors, seed)
 		if t.Failed() {
 			return
 		}
@@ -261,10 +75,9 @@ func TestGrow(t *testing.T) {
 	for i := range many {
 		c.nodes[0].ask(fmt.Sprint("k", i), "put", fmt.Sprintf(`"v%d"`, i))
 	}
-	h := &history{began: time.Now()}
+	h := history.New()
 	stop, cancel := context.WithCancel(t.Context())
-	first := &cluster{t: t, nodes: c.nodes[:1]}
-	all := h.clients(first, 0, stop)
+	all := h.Use(t, stop, c.doors(), 0, 20*time.Millisecond)
 	c.grow("b", "c")
 	cancel()
 	all.Wait()
@@ -273,9 +86,7 @@ func TestGrow(t *testing.T) {
 			t.Errorf("k%d is %s after the growth", i, got)
 		}
 	}
-	t.Logf("%d operations while it grew, %d of them lost, the slowest took %s", len(h.ops), h.lost, h.slow.Round(time.Millisecond))
-	h.check(t)
-	c.solvent(0)
+	h.Check(t, c.doors(), 0)
 	for _, p := range c.nodes {
 		p.stop()
 	}
@@ -319,10 +130,10 @@ func TestDrain(t *testing.T) {
 			all.Go(func() {
 				for stop.Err() == nil {
 					key, began := fmt.Sprintf("d%d-%d", round, i), time.Now()
-					a := p.call(key, "add", "1", "", 30*time.Second)
+					a := p.Call(key, "add", "1", "", 30*time.Second)
 					mu.Lock()
-					if counts[key]++; a.status != 200 || a.body != strconv.Itoa(counts[key]) {
-						t.Errorf("a call at %s while %s stops: %d %s, want %d", p.name, victim.name, a.status, strings.TrimSpace(a.body), counts[key])
+					if counts[key]++; a.Status != 200 || a.Body != strconv.Itoa(counts[key]) {
+						t.Errorf("a call at %s while %s stops: %d %s, want %d", p.name, victim.name, a.Status, strings.TrimSpace(a.Body), counts[key])
 						mu.Unlock()
 						return
 					}

@@ -22,6 +22,7 @@ import (
 
 	"lode/api"
 	"lode/test/child"
+	"lode/test/history"
 )
 
 // patience bounds every wait for something that must come.
@@ -68,7 +69,7 @@ func newCluster(t testing.TB) *cluster {
 	}
 	c := &cluster{t: t, home: home}
 	p := c.add("a")
-	p.must("deploy", "testdata/lab")
+	p.must("deploy", history.Lab)
 	return c
 }
 
@@ -206,6 +207,7 @@ func (p *process) stop() {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
+		child.Dump(p.cmd, p.done)
 		p.c.t.Fatalf("node %s does not stop:\n%s", p.name, p.out)
 	}
 }
@@ -227,20 +229,21 @@ func (p *process) must(args ...string) string {
 	return out.String()
 }
 
-// answer is what a door said; status 0: nothing.
-type answer struct {
-	status int
-	body   string
-	kind   string // of an error
+// doors are the nodes.
+func (c *cluster) doors() (out []history.Door) {
+	for _, p := range c.nodes {
+		out = append(out, p)
+	}
+	return out
 }
 
-// call calls a method of an agent with one argument, in JSON.
-func (p *process) call(key, method, arg, id string, most time.Duration) answer {
+// Call calls a method of an agent with one argument, in JSON.
+func (p *process) Call(key, method, arg, id string, most time.Duration) history.Answer {
 	ctx, cancel := context.WithTimeout(p.c.t.Context(), most)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url("/agents/thing/"+key+"/"+method), strings.NewReader(arg))
 	if err != nil {
-		return answer{body: err.Error()}
+		return history.Answer{Body: err.Error()}
 	}
 	req.Header.Set("Authorization", "Bearer "+p.token)
 	if arg != "" {
@@ -252,25 +255,25 @@ func (p *process) call(key, method, arg, id string, most time.Duration) answer {
 	resp, err := p.client.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		time.Sleep(10 * time.Millisecond)
-		return answer{status: 503, kind: "unavailable", body: err.Error()} // as good as
+		return history.Answer{Status: 503, Kind: "unavailable", Body: err.Error()} // as good as
 	}
 	if err != nil {
-		return answer{body: err.Error()}
+		return history.Answer{Body: err.Error()}
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return answer{body: err.Error()}
+		return history.Answer{Body: err.Error()}
 	}
-	return answer{resp.StatusCode, strings.TrimSpace(string(b)), resp.Header.Get("Lode-Error")}
+	return history.Answer{Status: resp.StatusCode, Body: strings.TrimSpace(string(b)), Kind: resp.Header.Get("Lode-Error")}
 }
 
-// ask is call that must succeed.
+// ask is Call that must succeed.
 func (p *process) ask(key, method, arg string) string {
 	p.c.t.Helper()
-	a := p.call(key, method, arg, "", patience)
-	if a.status < 200 || a.status > 299 {
-		p.c.t.Fatalf("%s %s at %s: %d %s", key, method, p.name, a.status, a.body)
+	a := p.Call(key, method, arg, "", patience)
+	if !a.OK() {
+		p.c.t.Fatalf("%s %s at %s: %d %s", key, method, p.name, a.Status, a.Body)
 	}
-	return a.body
+	return a.Body
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // births asks the nursery for a process.
@@ -41,6 +42,15 @@ func StartBy(cmd *exec.Cmd, by func(start func() error) error) error {
 	result := make(chan error)
 	births() <- func() { result <- by(cmd.Start) }
 	return <-result
+}
+
+// Dump has a process of Go say what its goroutines do, and end.
+func Dump(cmd *exec.Cmd, done <-chan struct{}) {
+	cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+	}
 }
 
 // Environment is this process's without what a user's own settings add, and

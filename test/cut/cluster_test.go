@@ -232,6 +232,7 @@ func (p *process) stop() {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
+		child.Dump(p.cmd, p.done)
 		p.c.t.Fatalf("node %s does not stop:\n%s", p.name, p.out)
 	}
 }
@@ -271,9 +272,13 @@ func (p *process) post(path, body string, head ...string) answer {
 }
 
 func (p *process) do(method, path, body string, head ...string) (a answer) {
+	return p.within(patience, method, path, body, head...)
+}
+
+func (p *process) within(most time.Duration, method, path, body string, head ...string) (a answer) {
 	began := time.Now()
 	defer func() { a.took = time.Since(began) }()
-	ctx, cancel := context.WithTimeout(p.c.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(p.c.t.Context(), most)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, p.url(path), strings.NewReader(body))
 	if err != nil {

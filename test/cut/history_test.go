@@ -14,10 +14,11 @@ import (
 
 	"lode"
 	"lode/api"
+	"lode/test/history"
 )
 
-// history is what a cluster acknowledged while it was broken.
-type history struct {
+// record is what a cluster acknowledged while it was broken.
+type record struct {
 	c        *cluster
 	mu       sync.Mutex
 	calls    map[lode.InvocationID]string // asynchronous calls, and what each tells the sink
@@ -27,17 +28,24 @@ type history struct {
 	tried    map[string]int             // by what was tried: how often
 	done     map[string]int             // ... and acknowledged
 	slowest  map[string]time.Duration
+	agents   *history.History
+	clients  *sync.WaitGroup // of agents
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 }
 
 // record begins to use every node of the cluster: asynchronous calls, messages,
-// secrets, and calls under keys that several nodes are asked for.
-func (c *cluster) record() *history {
-	h := &history{c: c, calls: map[lode.InvocationID]string{}, messages: map[string]bool{}, secrets: map[string]bool{},
+// secrets, calls under keys that several nodes are asked for, and agents.
+func (c *cluster) record() *record {
+	h := &record{c: c, calls: map[lode.InvocationID]string{}, messages: map[string]bool{}, secrets: map[string]bool{},
 		keys: map[string]map[string]bool{}, tried: map[string]int{}, done: map[string]int{}, slowest: map[string]time.Duration{}}
 	ctx, cancel := context.WithCancel(c.t.Context())
 	h.stop = cancel
+	if out, code := c.nodes["a"].lode("deploy", history.Lab); code != 0 {
+		c.t.Fatalf("deploy agents: %s", out)
+	}
+	h.agents = history.New()
+	h.clients = h.agents.Use(c.t, ctx, c.doors(), 0, 200*time.Millisecond)
 	for name, p := range c.nodes {
 		h.running.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -49,8 +57,26 @@ func (c *cluster) record() *history {
 	return h
 }
 
+// doors are the nodes, in order.
+func (c *cluster) doors() (out []history.Door) {
+	for _, p := range c.others("") {
+		out = append(out, p)
+	}
+	return out
+}
+
+// Call calls a method of an agent.
+func (p *process) Call(key, method, arg, id string, most time.Duration) history.Answer {
+	head := []string{"Content-Type", "application/json"}
+	if id != "" {
+		head = append(head, "Idempotency-Key", id)
+	}
+	a := p.within(most, http.MethodPost, "/agents/thing/"+key+"/"+method, arg, head...)
+	return history.Answer{Status: a.status, Body: strings.TrimSpace(a.body), Kind: a.head.Get("Lode-Error")}
+}
+
 // note keeps the result of one try.
-func (h *history) note(what, node string, a answer, ok bool, then func()) {
+func (h *record) note(what, node string, a answer, ok bool, then func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tried[what]++
@@ -62,7 +88,7 @@ func (h *history) note(what, node string, a answer, ok bool, then func()) {
 	}
 }
 
-func (h *history) step(p *process, id string, i int) {
+func (h *record) step(p *process, id string, i int) {
 	switch i % 4 {
 	case 0:
 		a := p.post("/fn/web/hit?k="+id, "", "Prefer", "respond-async")
@@ -91,11 +117,13 @@ func (h *history) step(p *process, id string, i int) {
 
 // end stops the use, and checks that what was acknowledged is there, at every
 // node.
-func (h *history) end() {
+func (h *record) end() {
 	t := h.c.t
 	t.Helper()
 	h.stop()
 	h.running.Wait()
+	h.clients.Wait()
+	h.agents.Check(t, h.c.doors(), 0)
 	for what, n := range h.tried {
 		t.Logf("%s: %d of %d acknowledged", what, h.done[what], n)
 	}

@@ -7,12 +7,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"lode"
@@ -240,6 +242,9 @@ func TestFloods(t *testing.T) {
 		problemOf(t, early.StatusCode, string(said), early.Header, lode.TooLarge)
 		req, _ := http.NewRequest("POST", p.url+"/fn/"+d, struct{ io.Reader }{bytes.NewReader(make([]byte, 64<<20))})
 		resp, err := plain.Do(req)
+		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+			return // the answer came while the client wrote, and was lost with the connection
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

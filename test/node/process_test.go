@@ -141,6 +141,7 @@ func (p *process) stop() {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
+		child.Dump(p.cmd, p.done)
 		p.t.Fatalf("the node does not stop:\n%s", p.out)
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {

@@ -112,6 +112,7 @@ func down(ts *testscript.TestScript, neg bool, args []string) {
 	select {
 	case <-n.done:
 	case <-time.After(time.Minute):
+		child.Dump(n.cmd, n.done)
 		ts.Fatalf("the node does not stop: %s", n.said.String())
 	}
 	if c := n.cmd.ProcessState.ExitCode(); c != 0 {
