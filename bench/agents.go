@@ -28,7 +28,7 @@ func benchAgents(ctx context.Context, r *runner) error {
 		run  func(context.Context) error
 	}
 	parts := []part{{"one", r.agentsOne}, {"partitions", r.agentsPartitions}, {"trim", r.agentsTrim}, {"idle", r.agentsIdle}, {"million", r.agentsMillion},
-		{"three", r.agentsThree}, {"move", r.agentsMove}, {"kill", r.agentsKill}}
+		{"three", r.agentsThree}, {"move", r.agentsMove}, {"kill", r.agentsKill}, {"nats", r.agentsNATS}}
 	only := os.Getenv("LODE_BENCH_PART") // for whoever works on one of them
 	for _, p := range parts {
 		if only != "" && only != p.name {
@@ -48,11 +48,13 @@ type driver struct {
 	in   io.WriteCloser
 	out  *bufio.Reader
 	name string
+	nats string // URLs of NATS servers that keep its bus; "": the nodes do
 }
 
 // driver starts a node called name on three free ports; with joins it is a
-// node of that one's cluster.
-func (r *runner) driver(ctx context.Context, dir, name string, joins *driver) (*driver, error) {
+// node of that one's cluster. nats are the URLs of NATS servers that keep the
+// bus; "": the nodes do.
+func (r *runner) driver(ctx context.Context, dir, name, nats string, joins *driver) (*driver, error) {
 	port, err := freePorts()
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func (r *runner) driver(ctx context.Context, dir, name string, joins *driver) (*
 		}
 		more = []string{joins.peers(), tok.Token}
 	}
-	return r.driverAt(ctx, dir, name, port, more...)
+	return r.driverAt(ctx, dir, name, nats, port, more...)
 }
 
 // peers is the address at which a node lets others in.
@@ -75,9 +77,9 @@ func (d *driver) peers() string {
 	return net.JoinHostPort(host, strconv.Itoa(n+1))
 }
 
-func (r *runner) driverAt(ctx context.Context, dir, name string, port int, more ...string) (*driver, error) {
+func (r *runner) driverAt(ctx context.Context, dir, name, nats string, port int, more ...string) (*driver, error) {
 	dir = filepath.Join(r.dir, dir)
-	cmd := exec.CommandContext(ctx, r.Self, append([]string{"bench", "child", "agents-node", dir, name, fmt.Sprint(port)}, more...)...)
+	cmd := exec.CommandContext(ctx, r.Self, append([]string{"bench", "child", "agents-node", dir, name, nats, fmt.Sprint(port)}, more...)...)
 	cmd.Stderr = r.stderr()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -90,7 +92,7 @@ func (r *runner) driverAt(ctx context.Context, dir, name string, port int, more 
 	if err := cmd.Start(); err != nil {
 		return nil, lode.Errorf(lode.Unavailable, "start %s: %w", r.Self, err)
 	}
-	d := &driver{site: &site{p: &process{cmd: cmd}, addr: fmt.Sprintf("127.0.0.1:%d", port), dir: dir}, in: in, out: bufio.NewReaderSize(out, 1<<20), name: name}
+	d := &driver{site: &site{p: &process{cmd: cmd}, addr: fmt.Sprintf("127.0.0.1:%d", port), dir: dir}, in: in, out: bufio.NewReaderSize(out, 1<<20), name: name, nats: nats}
 	if line, err := d.out.ReadString('\n'); err != nil || line != "ready\n" {
 		d.stop()
 		return nil, lode.Errorf(lode.Unavailable, "the node %s ended before it was ready", name)
@@ -175,7 +177,7 @@ func adds(kind lode.Name, keys, callers int, d time.Duration) order {
 
 // agentsOne: one node.
 func (r *runner) agentsOne(ctx context.Context) error {
-	d, err := r.driver(ctx, "one", "a", nil)
+	d, err := r.driver(ctx, "one", "a", "", nil)
 	if err != nil {
 		return err
 	}
@@ -245,7 +247,7 @@ func (r *runner) agentsOne(ctx context.Context) error {
 
 // agentsPartitions: the same load on a kind with 256 partitions and with one.
 func (r *runner) agentsPartitions(ctx context.Context) error {
-	d, err := r.driver(ctx, "partitions", "a", nil)
+	d, err := r.driver(ctx, "partitions", "a", "", nil)
 	if err != nil {
 		return err
 	}
@@ -277,7 +279,7 @@ func (r *runner) agentsPartitions(ctx context.Context) error {
 // agentsTrim: turns while snapshots are taken and the journal is trimmed,
 // against turns without.
 func (r *runner) agentsTrim(ctx context.Context) error {
-	d, err := r.driver(ctx, "trim", "a", nil)
+	d, err := r.driver(ctx, "trim", "a", "", nil)
 	if err != nil {
 		return err
 	}
@@ -310,7 +312,7 @@ func (r *runner) agentsTrim(ctx context.Context) error {
 
 // agentsIdle: the first call of agents that are not in memory.
 func (r *runner) agentsIdle(ctx context.Context) error {
-	d, err := r.driver(ctx, "idle", "a", nil)
+	d, err := r.driver(ctx, "idle", "a", "", nil)
 	if err != nil {
 		return err
 	}
@@ -351,7 +353,7 @@ func (r *runner) agentsMillion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d, err := r.driverAt(ctx, "million", "a", port)
+	d, err := r.driverAt(ctx, "million", "a", "", port)
 	if err != nil {
 		return err
 	}
@@ -367,7 +369,7 @@ func (r *runner) agentsMillion(ctx context.Context) error {
 	r.logf("%d agents made in %s", n, t.Elapsed.Round(time.Second))
 	d.kill()
 	began := time.Now()
-	if d, err = r.driverAt(ctx, "million", "a", port); err != nil {
+	if d, err = r.driverAt(ctx, "million", "a", "", port); err != nil {
 		return err
 	}
 	defer d.stop()
@@ -400,7 +402,7 @@ func (r *runner) raw(addr string, d time.Duration) (float64, error) {
 }
 
 // three starts three drivers that are one cluster.
-func (r *runner) three(ctx context.Context, dir string) (ds [3]*driver, stop func(), err error) {
+func (r *runner) three(ctx context.Context, dir, nats string) (ds [3]*driver, stop func(), err error) {
 	stop = func() {
 		for _, d := range ds {
 			if d != nil {
@@ -418,12 +420,17 @@ func (r *runner) three(ctx context.Context, dir string) (ds [3]*driver, stop fun
 		if i > 0 {
 			first = ds[0]
 		}
-		if ds[i], err = r.driver(ctx, filepath.Join(dir, name), name, first); err != nil {
+		if ds[i], err = r.driver(ctx, filepath.Join(dir, name), name, nats, first); err != nil {
 			return ds, stop, err
 		}
 	}
-	t := &trio{r: r, nodes: [3]*site{ds[0].site, ds[1].site, ds[2].site}}
-	return ds, stop, t.settled(ctx, 3)
+	return ds, stop, r.whole(ctx, ds)
+}
+
+// whole waits until three nodes are ready.
+func (r *runner) whole(ctx context.Context, ds [3]*driver) error {
+	t := &trio{r: r, nodes: [3]*site{ds[0].site, ds[1].site, ds[2].site}, guest: ds[0].nats != ""}
+	return t.settled(ctx, 3)
 }
 
 // agentsThree: three nodes.
@@ -442,7 +449,7 @@ func (r *runner) agentsThree(ctx context.Context) error {
 		return err
 	}
 	defer rep.stop()
-	ds, stop, err := r.three(ctx, "three")
+	ds, stop, err := r.three(ctx, "three", "")
 	if err != nil {
 		return err
 	}
@@ -538,7 +545,7 @@ func together(ds []*driver, o order) (sum float64, err error) {
 // agentsMove: an agent is called without a break while its partition goes from
 // node to node.
 func (r *runner) agentsMove(ctx context.Context) error {
-	ds, stop, err := r.three(ctx, "move")
+	ds, stop, err := r.three(ctx, "move", "")
 	if err != nil {
 		return err
 	}
@@ -573,109 +580,4 @@ func (r *runner) agentsMove(ctx context.Context) error {
 	r.value("planned move under load: longest wait, median of rounds", "ms", pause, "", "")
 	r.value("planned move under load: failed calls", "calls", []float64{slices.Max(failed)}, "0", "0")
 	return nil
-}
-
-// agentsKill: the owner of agents is killed while they are called from another
-// node. Nothing that was acknowledged may be missing, and each message that a
-// turn has sent must have taken effect once.
-func (r *runner) agentsKill(ctx context.Context) error {
-	ds, stop, err := r.three(ctx, "kill")
-	if err != nil {
-		return err
-	}
-	defer func() { stop() }()
-	a := ds[0]
-	if err := a.kind(ctx, r, "counter-c", "counter-c", 64); err != nil {
-		return err
-	}
-	kills := 4 * r.Rounds
-	if _, err := a.do(order{Kind: "counter-c", Method: "relay", Type: jsonType, Keys: 500, Callers: 16, Each: true}); err != nil {
-		return err
-	}
-	acked, unknown := 500, 0
-	var gaps []float64
-	for i := range kills {
-		victim := 1 + i%2
-		if err := a.begin(order{Kind: "counter-c", Method: "relay", Type: jsonType, Keys: 500, Callers: 16, For: 9 * time.Second}); err != nil {
-			return err
-		}
-		time.Sleep(2 * time.Second)
-		ds[victim].kill()
-		t, err := a.end()
-		if err != nil {
-			return err
-		}
-		acked, unknown = acked+t.Calls, unknown+t.Failed
-		gaps = append(gaps, t.Lat[100].Seconds())
-		r.logf("kill %d: longest wait %.2f s, %d calls, %d without an answer %s", i+1, t.Lat[100].Seconds(), t.Calls, t.Failed, t.Err)
-		if ds[victim], err = r.again(ctx, ds[victim]); err != nil {
-			return err
-		}
-		tr := &trio{r: r, nodes: [3]*site{ds[0].site, ds[1].site, ds[2].site}}
-		if err := tr.settled(ctx, 3); err != nil {
-			return err
-		}
-	}
-	own, sent, err := r.tally(ctx, a)
-	if err != nil {
-		return err
-	}
-	r.value("kill -9 of an owner, three nodes: longest wait of a call", "s", []float64{slices.Max(gaps)}, "<= 4 s", "1.5")
-	r.value("the same, median of kills", "s", gaps, "", "")
-	r.value("acknowledged turns lost", "turns", []float64{float64(max(0, acked-own))}, "0", "0")
-	r.value("turns doubled, beyond those without an answer", "turns", []float64{float64(max(0, own-acked-unknown))}, "0", "0")
-	r.value("messages of turns lost or doubled", "messages", []float64{float64(max(own-sent, sent-own))}, "0", "0")
-	return nil
-}
-
-// again starts a driver that was killed.
-func (r *runner) again(ctx context.Context, d *driver) (*driver, error) {
-	_, port, err := net.SplitHostPort(d.addr)
-	if err != nil {
-		return nil, err
-	}
-	var n int
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Rel(r.dir, d.dir)
-	if err != nil {
-		return nil, err
-	}
-	return r.driverAt(ctx, dir, d.name, n)
-}
-
-// tally adds up what the relays have counted, and what came of their messages.
-func (r *runner) tally(ctx context.Context, d *driver) (own, sent int, err error) {
-	get := func(key string) (n int, err error) {
-		a, err := d.CallAgent(ctx, api.AgentInvocation{Address: lode.Address{Name: "counter-c", Key: key}, Method: "get"})
-		if err != nil {
-			return 0, err
-		}
-		defer a.Body.Close()
-		err = json.NewDecoder(a.Body).Decode(&n)
-		return n, err
-	}
-	for range 100 { // until all messages have come
-		own, sent = 0, 0
-		for i := range 500 {
-			n, err := get(fmt.Sprintf("k%d", i))
-			if err != nil {
-				return 0, 0, err
-			}
-			own += n
-		}
-		for i := range 10 {
-			n, err := get(fmt.Sprintf("sink%d", i))
-			if err != nil {
-				return 0, 0, err
-			}
-			sent += n
-		}
-		if own == sent {
-			break
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	return own, sent, nil
 }

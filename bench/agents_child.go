@@ -24,16 +24,19 @@ import (
 // agents and functions are, without HTTP. It is told what to do by lines of
 // JSON on its standard input and answers each with one.
 func agentsNode(ctx context.Context, args []string, in io.Reader, stdout io.Writer) error {
-	if len(args) < 3 {
-		return lode.Errorf(lode.Invalid, "want a folder, a name, a port, and where to join")
+	if len(args) < 4 {
+		return lode.Errorf(lode.Invalid, "want a folder, a name, URLs of NATS or nothing, a port, and where to join")
 	}
-	port, err := strconv.Atoi(args[2])
+	port, err := strconv.Atoi(args[3])
 	if err != nil {
-		return lode.Errorf(lode.Invalid, "port %q", args[2])
+		return lode.Errorf(lode.Invalid, "port %q", args[3])
 	}
-	cfg := node.Config{Dir: args[0], Name: args[1], Listen: "127.0.0.1:" + args[2], Peers: fmt.Sprintf("127.0.0.1:%d", port+1), Routes: fmt.Sprintf("127.0.0.1:%d", port+2)}
-	if len(args) > 4 {
-		cfg.Join = func(context.Context) (string, string, error) { return args[3], args[4], nil }
+	cfg := node.Config{Dir: args[0], Name: args[1], Listen: "127.0.0.1:" + args[3], Peers: fmt.Sprintf("127.0.0.1:%d", port+1), Routes: fmt.Sprintf("127.0.0.1:%d", port+2)}
+	if args[2] != "" {
+		cfg.NATS = &node.NATS{URL: args[2]}
+	}
+	if len(args) > 5 {
+		cfg.Join = func(context.Context) (string, string, error) { return args[4], args[5], nil }
 	}
 	n, err := node.Open(ctx, cfg)
 	if err != nil {

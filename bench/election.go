@@ -27,7 +27,7 @@ const (
 // algorithm, among agents on three nodes, over a blackboard, and among processes
 // over ZeroMQ.
 func benchElection(ctx context.Context, r *runner) error {
-	ds, stop, err := r.three(ctx, "election")
+	ds, stop, err := r.three(ctx, "election", "")
 	if err != nil {
 		return err
 	}

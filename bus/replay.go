@@ -2,10 +2,11 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"lode"
@@ -90,87 +91,135 @@ func (l *logRef) replay(ctx context.Context, from, to uint64, f func(Message) er
 	return ch, nil
 }
 
-// replayTo reads to a position over as many connections as it takes.
+// replayTo reads from one position to another, page by page, from whichever copy
+// answers. A consumer would have to be made by the leader of all streams: a
+// node that takes over from a dead one must not wait for a new one of those.
 func (l *logRef) replayTo(ctx context.Context, ch *chain, from, to uint64, f func(Message) error) error {
-	for tries := 0; ch.last.seq < to; tries++ {
-		before := ch.last.seq
-		err := l.replayFrom(ctx, ch, max(before+1, from), to, f)
-		if ch.last.seq != before {
-			tries = 0
-		}
-		if err != nil && (lode.KindOf(err) != lode.Unavailable || tries == 5) {
+	moved, pause := time.Now(), firstPause
+	for ch.last.seq < to {
+		want := max(ch.last.seq+1, from)
+		var over error // what ends it
+		err := l.page(ctx, want, to, func(r record) error {
+			m := r.message()
+			if over = ch.add(r); over != nil {
+				over = l.damaged(r.seq, over)
+			} else {
+				over = f(m)
+			}
+			return over
+		})
+		switch {
+		case over != nil:
+			return over
+		case ctx.Err() != nil:
+			return ctxError(ctx, "replay log "+l.name)
+		case err != nil && lode.KindOf(err) != lode.Unavailable:
 			return err
+		case ch.last.seq >= want:
+			moved, pause = time.Now(), firstPause
+			continue
+		case time.Since(moved) > stallWait:
+			if err = l.stalled(ctx, want, err); lode.KindOf(err) == lode.Damaged || time.Since(moved) > replayWait {
+				return err
+			}
 		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, lastPause)
 	}
 	return nil
 }
 
-// replayFrom reads from position want on, as far as one connection carries.
-func (l *logRef) replayFrom(ctx context.Context, ch *chain, want, to uint64, f func(Message) error) error {
-	cfg := orderedFrom(want)
-	var it jetstream.MessagesContext
-	err := l.b.read(ctx, func(rctx context.Context) error {
-		c, err := l.st.OrderedConsumer(rctx, cfg)
-		if err == nil {
-			it, err = c.Messages(jetstream.PullMaxMessagesWithBytesLimit(512, 2*maxPayload))
-		}
+// A page of a log: so many messages, or so many bytes, after which the server
+// sends no further one.
+const (
+	pageMessages = 1024
+	pageBytes    = 8 << 20
+	replayWait   = 6 * stallWait // a replay that stands still for so long fails
+)
+
+// pageRequest asks a copy of a stream for messages from a position on. The
+// answers are messages, and an empty one with a status.
+type pageRequest struct {
+	Seq      uint64 `json:"seq"`
+	Batch    int    `json:"batch"`
+	MaxBytes int    `json:"max_bytes"`
+}
+
+// page calls f with the records from position want on, as many as one copy
+// sends at once: none if it does not have them yet. Unavailable: the copy did
+// not answer, or stopped. An error of f ends it.
+func (l *logRef) page(ctx context.Context, want, to uint64, f func(record) error) error {
+	ask, err := json.Marshal(pageRequest{want, int(min(pageMessages, to-want+1)), pageBytes})
+	if err != nil {
 		return err
-	})
+	}
+	inbox := l.b.nc.NewInbox()
+	sub, err := l.b.nc.SubscribeSync(inbox)
 	if err != nil {
 		return wrap(err, "replay log %s", l.name)
 	}
-	defer it.Stop()
-	for ch.last.seq < to {
-		r, err := l.nextRecord(ctx, it, max(ch.last.seq+1, want))
+	defer sub.Unsubscribe()
+	if err := l.b.nc.PublishRequest("$JS.API.DIRECT.GET."+l.stream, inbox, ask); err != nil {
+		return wrap(err, "replay log %s", l.name)
+	}
+	for {
+		wctx, cancel := context.WithTimeout(ctx, stallWait)
+		m, err := sub.NextMsgWithContext(wctx)
+		cancel()
 		if err != nil {
+			return wrap(err, "replay log %s", l.name)
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+		case "204", "404":
+			return nil
+		default:
+			return lode.Errorf(lode.Unavailable, "replay log %s: the bus answered %s %s", l.name, status, m.Header.Get("Description"))
+		}
+		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+		if err != nil || seq < want {
+			return lode.Errorf(lode.Internal, "replay log %s: an answer with position %q, after %d was asked for", l.name, m.Header.Get(jetstream.SequenceHeader), want)
+		}
+		if seq > want { // a copy may pass over what it cannot read; another may have it
+			data, err := l.raw(ctx, want)
+			if err == nil {
+				return l.pageOf(want, data, f)
+			}
+			if lode.KindOf(err) != lode.NotFound {
+				return err
+			}
+		}
+		if seq > to {
+			return nil
+		}
+		if err := l.pageOf(seq, m.Data, f); err != nil {
 			return err
 		}
-		m := r.message()
-		if err := ch.add(r); err != nil {
-			return l.damaged(r.seq, err)
-		}
-		if err := f(m); err != nil {
-			return err
+		if want = seq + 1; want > to || m.Header.Get("Nats-Num-Pending") == "" { // a server older than 2.11 sends one
+			return nil
 		}
 	}
-	return nil
 }
 
-// nextRecord waits for the next message of a replay. The server passes over
-// what it cannot read, or stalls on it: then position want is asked for by
-// itself, to know.
-func (l *logRef) nextRecord(ctx context.Context, it jetstream.MessagesContext, want uint64) (record, error) {
-	wctx, cancel := context.WithTimeout(ctx, stallWait)
-	defer cancel()
-	m, err := it.Next(jetstream.NextContext(wctx))
+// pageOf calls f with one record.
+func (l *logRef) pageOf(seq uint64, data []byte, f func(record) error) error {
+	r, err := decodeRecord(data)
 	if err != nil {
-		if ctx.Err() != nil {
-			return record{}, ctxError(ctx, "replay log "+l.name)
-		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
-			return record{}, l.stalled(ctx, want, err)
-		}
-		if errors.Is(err, jetstream.ErrOrderedConsumerReset) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerDeleted) {
-			return record{}, lode.Errorf(lode.Unavailable, "replay log %s: %w", l.name, err)
-		}
-		return record{}, wrap(err, "replay log %s", l.name)
-	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return record{}, wrap(err, "replay log %s", l.name)
-	}
-	seq := meta.Sequence.Stream
-	r, err := decodeRecord(m.Data())
-	if err != nil {
-		return record{}, l.damaged(seq, err)
+		return l.damaged(seq, err)
 	}
 	r.seq = seq
-	return r, nil
+	return f(r)
 }
 
 // stalled tells why position want does not come: it is not there yet where it
 // is read, or it cannot be read.
 func (l *logRef) stalled(ctx context.Context, want uint64, err error) error {
+	if err == nil {
+		err = lode.Errorf(lode.Unavailable, "replay log %s: message %d does not come", l.name, want)
+	}
 	_, gerr := l.raw(ctx, want)
 	if gerr == nil || lode.KindOf(gerr) == lode.Unavailable || ctx.Err() != nil {
 		return wrap(err, "replay log %s", l.name)
