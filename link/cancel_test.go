@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -363,6 +364,49 @@ func TestNotes(t *testing.T) {
 		t.Errorf("%d notes, answer %q, %v", n, got.Body, err)
 	}
 	quiet(t, a, b)
+}
+
+// TestReplyToNobody: a handler whose caller has gone may reply, and fail with
+// that; it is nothing to warn of. One that fails after its reply is.
+func TestReplyToNobody(t *testing.T) {
+	w := newTown(t, false)
+	var logs logCount
+	ended := make(chan error, 1)
+	reply := func(ctx context.Context, in *Incoming) error {
+		if in.Method == "late" {
+			<-ctx.Done()
+		}
+		err := in.Reply(nil, nil)
+		defer func() { ended <- err }()
+		if in.Method == "fails" {
+			return errors.New("after the reply")
+		}
+		return err
+	}
+	a, b := w.add("a", Config{}), w.add("b", Config{Logger: slog.New(&logs), Handle: map[string]Handler{"late": reply, "fails": reply}})
+	connect(t, a, b)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if err := a.Call(ctx, "b", &Request{Method: "late"}, nil); err == nil {
+		t.Error("the call was answered")
+	}
+	if err := <-ended; err == nil {
+		t.Error("the reply found somebody")
+	}
+	quiet(t, a, b)
+	if n := logs.n.Load(); n != 0 {
+		t.Errorf("logged %d times", n)
+	}
+	if err := a.Call(t.Context(), "b", &Request{Method: "fails"}, nil); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	for end := time.Now().Add(5 * time.Second); logs.n.Load() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if n := logs.n.Load(); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
 }
 
 // TestAnswerFails: an error of the answer, or of the body, ends the call with

@@ -169,8 +169,9 @@ func (in *Incoming) finish(err error) {
 	c := in.c
 	c.mu.Lock()
 	if in.state == whole {
+		heard := !in.gone && c.err == nil
 		c.mu.Unlock()
-		if err != nil {
+		if err != nil && heard { // else its reply found nobody, and that is no failure
 			c.l.log.Warn("a handler failed after its reply", "method", in.Method, "from", in.From, "err", err)
 		}
 		return
