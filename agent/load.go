@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math"
+	"time"
 
 	"lode"
 	"lode/agent/journal"
@@ -27,10 +28,14 @@ func (s *Service) load(ctx context.Context, claims []owner.Claim) ([]owner.Loade
 		return nil, err
 	}
 	l := &loader{s: s, ctx: ctx, logs: map[lode.NodeID]*logPart{}}
+	began := time.Now()
 	for _, c := range claims {
 		if err := l.want(c.Partition, c.Base); err != nil {
 			return nil, err
 		}
+	}
+	if err := l.plan(claims); err != nil {
+		return nil, err
 	}
 	out := make([]owner.Loaded, len(claims))
 	for i, c := range claims {
@@ -43,14 +48,22 @@ func (s *Service) load(ctx context.Context, claims []owner.Claim) ([]owner.Loade
 		s.held[c.Partition] = kept{manifest: d.Manifest}
 		s.mu.Unlock()
 	}
+	if took := time.Since(began); took > slowLoad {
+		s.log().Info("agents: state was read from journals", "partitions", len(claims), "messages", l.messages, "took", took.Round(time.Millisecond))
+	}
 	return out, s.reached(pointLoaded)
 }
 
-// loader reads each journal once for many partitions.
+// slowLoad is how long a load may take without a word in the log.
+const slowLoad = 200 * time.Millisecond
+
+// loader reads each journal for many partitions at once.
 type loader struct {
 	s    *Service
 	ctx  context.Context
 	logs map[lode.NodeID]*logPart
+
+	messages int // read so far
 }
 
 // logPart is what was read of a journal: the entries by partition.
@@ -85,7 +98,85 @@ func (l *loader) want(p journal.Partition, b journal.Base) error {
 	if ok && m.Epoch == b.Epoch && m.Journal == b.Journal {
 		from = m.Pos + 1
 	}
-	lp.from, lp.to = min(lp.from, from), max(lp.to, b.Cut-1)
+	lp.widen(from, b.Cut-1)
+	return nil
+}
+
+// widen has more of a journal read, unless all of that was.
+func (lp *logPart) widen(from, to uint64) {
+	if from < lp.from || to > lp.to {
+		lp.from, lp.to, lp.read = min(lp.from, from), max(lp.to, to), false
+	}
+}
+
+// plan reads what all the claims need, level by level: a base may rest on
+// another journal, which only the entries of its own tell.
+func (l *loader) plan(claims []owner.Claim) error {
+	for {
+		whole := true
+		for _, c := range claims {
+			known, err := l.trace(c.Partition, c.Base)
+			if err != nil {
+				return err
+			}
+			whole = whole && known
+		}
+		if whole {
+			return nil
+		}
+		for node := range l.logs {
+			if _, err := l.log(node); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// trace follows a base down to where the copy here, or a snapshot, can go on
+// from, and wants what is not read of that. known: nothing is missing.
+func (l *loader) trace(p journal.Partition, b journal.Base) (known bool, err error) {
+	for b.Journal != "" {
+		if err := l.want(p, b); err != nil {
+			return false, err
+		}
+		lp := l.logs[b.Journal]
+		if !lp.read {
+			return false, nil
+		}
+		es := mine(lp.entries[p], b)
+		if at, err := l.copyAt(p, b, lp); at || err != nil {
+			return true, err
+		}
+		if lp.from > 0 {
+			lp.widen(0, lp.to)
+			return false, nil
+		}
+		if !newest(es).Manifest.IsZero() {
+			return true, nil
+		}
+		take := takeOf(es)
+		if take == nil {
+			return true, nil // bring says so
+		}
+		b = take.e.Base
+	}
+	return true, nil
+}
+
+// copyAt reports whether the copy here is at a position of that base from which
+// what was read of the journal goes on.
+func (l *loader) copyAt(p journal.Partition, b journal.Base, lp *logPart) (bool, error) {
+	mark, ok, err := l.s.db.Part(p).Mark()
+	return ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal && (lp.from > 0 || lp.first <= mark.Pos+1), err
+}
+
+// takeOf is the entry with which an epoch began, nil if it was not read.
+func takeOf(es []placed) *placed {
+	for i := range es {
+		if es[i].e.Op == journal.Take {
+			return &es[i]
+		}
+	}
 	return nil
 }
 
@@ -97,6 +188,7 @@ func (l *loader) log(node lode.NodeID) (*logPart, error) {
 	}
 	lp.entries, lp.first = map[journal.Partition][]placed{}, 0
 	err := l.s.cfg.Bus.ReadLog(l.ctx, owner.JournalName(node), lp.from, lp.to, func(m bus.Message) error {
+		l.messages++
 		if lp.first == 0 {
 			lp.first = m.Seq
 		}
@@ -128,16 +220,20 @@ func (l *loader) bring(p journal.Partition, b journal.Base) (owner.Loaded, error
 		return owner.Loaded{}, err
 	}
 	es := mine(lp.entries[p], b)
-	mark, ok, err := part.Mark()
+	loaded := newest(es)
+	at, err := l.copyAt(p, b, lp)
 	if err != nil {
 		return owner.Loaded{}, err
 	}
-	loaded := newest(es)
-	if ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal && (lp.from > 0 || lp.first <= mark.Pos+1) {
+	if at {
+		mark, _, err := part.Mark()
+		if err != nil {
+			return owner.Loaded{}, err
+		}
 		return loaded, l.replay(b, es, mark.Pos)
 	}
 	if lp.from > 0 { // others needed less of the journal
-		lp.from, lp.read = 0, false
+		lp.widen(0, lp.to)
 		return l.bring(p, b)
 	}
 	if !loaded.Manifest.IsZero() {
@@ -146,35 +242,21 @@ func (l *loader) bring(p journal.Partition, b journal.Base) (owner.Loaded, error
 		}
 		return loaded, l.replay(b, es, loaded.Covers)
 	}
-	for _, x := range es {
-		if x.e.Op != journal.Take {
-			continue
-		}
-		if err := l.want(p, x.e.Base); err != nil {
-			return owner.Loaded{}, err
-		}
-		if deeper := l.logs[x.e.Base.Journal]; deeper != nil && deeper != lp {
-			deeper.read = false
-		}
-		if x.e.Base.Journal == b.Journal { // this very journal, before the take
-			if _, err := l.same(p, x.e.Base, lp); err != nil {
-				return owner.Loaded{}, err
-			}
-		} else if _, err := l.bring(p, x.e.Base); err != nil {
-			return owner.Loaded{}, err
-		}
-		if err := l.s.db.Apply(b.Journal, x.pos, []state.Applied{{Part: p, Epoch: b.Epoch}}); err != nil {
-			return owner.Loaded{}, err
-		}
-		return owner.Loaded{}, l.replay(b, es, x.pos)
+	take := takeOf(es)
+	if take == nil {
+		return owner.Loaded{}, lode.Errorf(lode.Damaged, "the journal of node %s has no beginning of %s in epoch %d before %d", b.Journal, p, b.Epoch, b.Cut).
+			WithHint("restore the folder of the bus from a backup")
 	}
-	return owner.Loaded{}, lode.Errorf(lode.Damaged, "the journal of node %s has no beginning of %s in epoch %d before %d", b.Journal, p, b.Epoch, b.Cut).
-		WithHint("restore the folder of the bus from a backup")
-}
-
-// same is bring for an earlier epoch in a journal that was read whole.
-func (l *loader) same(p journal.Partition, b journal.Base, _ *logPart) (owner.Loaded, error) {
-	return l.bring(p, b)
+	if err := l.want(p, take.e.Base); err != nil {
+		return owner.Loaded{}, err
+	}
+	if _, err := l.bring(p, take.e.Base); err != nil {
+		return owner.Loaded{}, err
+	}
+	if err := l.s.db.Apply(b.Journal, take.pos, []state.Applied{{Part: p, Epoch: b.Epoch}}); err != nil {
+		return owner.Loaded{}, err
+	}
+	return owner.Loaded{}, l.replay(b, es, take.pos)
 }
 
 // mine are the entries of one epoch before the cut.
@@ -205,23 +287,27 @@ func recall(e *journal.Entry) {
 	}
 }
 
-// replay applies entries behind a position.
+// replay applies entries of one partition behind a position, many at once.
 func (l *loader) replay(b journal.Base, es []placed, behind uint64) error {
-	for i := 0; i < len(es); {
-		pos := es[i].pos
-		var list []state.Applied
-		for ; i < len(es) && es[i].pos == pos; i++ {
-			if pos > behind {
-				recall(&es[i].e)
-				list = append(list, state.Applied{Part: es[i].e.Partition, Epoch: es[i].e.Epoch, Changes: es[i].e.Changes})
+	var list []state.Applied
+	size := 0
+	for i := range es {
+		if e := &es[i].e; es[i].pos > behind {
+			recall(e)
+			list = append(list, state.Applied{Part: e.Partition, Epoch: e.Epoch, Changes: e.Changes})
+			for _, c := range e.Changes {
+				size += len(c.Key) + len(c.Value)
 			}
 		}
-		if len(list) == 0 {
-			continue
-		}
-		if err := l.s.db.Apply(b.Journal, pos, list); err != nil {
-			return err
+		if last := i == len(es)-1; len(list) > 0 && (last || size > replayBatch && es[i+1].pos > es[i].pos) {
+			if err := l.s.db.Apply(b.Journal, es[i].pos, list); err != nil {
+				return err
+			}
+			list, size = list[:0], 0
 		}
 	}
 	return nil
 }
+
+// replayBatch is how many bytes of changes are applied at once.
+const replayBatch = 1 << 20

@@ -34,6 +34,20 @@ func read(t testing.TB, b *Bus, name string, from, to uint64) (out []string, err
 	return out, err
 }
 
+// TestReadNothing: a copy that has everything up to a position reads on from
+// behind it.
+func TestReadNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, b *Bus) {
+		l := must(b.OpenLog(t.Context(), "nothing"))(t)
+		tail := must(l.Commit(t.Context(), []byte("a")))(t)
+		for _, from := range []uint64{tail + 1, tail + 7} {
+			if err := b.ReadLog(t.Context(), "nothing", from, tail, func(m Message) error { return fmt.Errorf("message %d", m.Seq) }); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func TestCommit(t *testing.T) {
 	everywhere(t, func(t *testing.T, b *Bus) {
 		ctx := t.Context()

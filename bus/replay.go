@@ -96,7 +96,7 @@ func (l *logRef) replay(ctx context.Context, from, to uint64, f func(Message) er
 // node that takes over from a dead one must not wait for a new one of those.
 func (l *logRef) replayTo(ctx context.Context, ch *chain, from, to uint64, f func(Message) error) error {
 	moved, pause := time.Now(), firstPause
-	for ch.last.seq < to {
+	for ch.last.seq < to && from <= to {
 		want := max(ch.last.seq+1, from)
 		var over error // what ends it
 		err := l.page(ctx, want, to, func(r record) error {
