@@ -339,7 +339,7 @@ func lastSequence(err error) (uint64, bool) {
 // raw reads a message from any copy; that it is missing there is asked of the
 // leader.
 func (l *logRef) raw(ctx context.Context, seq uint64) (data []byte, err error) {
-	err = l.b.read(ctx, func(ctx context.Context) error {
+	err = l.b.soon(ctx, func(ctx context.Context) error {
 		m, err := l.st.GetMsg(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) && l.b.replicas() > 1 {
 			m, err = l.b.get(ctx, l.stream, getRequest{Seq: seq})

@@ -38,7 +38,7 @@ func (b *Bus) ReadLog(ctx context.Context, name string, from, to uint64, f func(
 		return err
 	}
 	l := logRef{b: b, name: name, stream: stream}
-	err = b.read(ctx, func(ctx context.Context) error {
+	err = b.soon(ctx, func(ctx context.Context) error {
 		l.st, err = b.js.Stream(ctx, stream)
 		return err
 	})
@@ -53,7 +53,7 @@ func (b *Bus) ReadLog(ctx context.Context, name string, from, to uint64, f func(
 }
 
 func (l *logRef) info(ctx context.Context) (info *jetstream.StreamInfo, err error) {
-	err = l.b.read(ctx, func(ctx context.Context) (err error) {
+	err = l.b.soon(ctx, func(ctx context.Context) (err error) {
 		info, err = l.st.Info(ctx)
 		return err
 	})
@@ -95,11 +95,11 @@ func (l *logRef) replay(ctx context.Context, from, to uint64, f func(Message) er
 // answers. A consumer would have to be made by the leader of all streams: a
 // node that takes over from a dead one must not wait for a new one of those.
 func (l *logRef) replayTo(ctx context.Context, ch *chain, from, to uint64, f func(Message) error) error {
-	moved, pause := time.Now(), firstPause
+	moved, pause, wait := time.Now(), firstPause, askAgain
 	for ch.last.seq < to && from <= to {
 		want := max(ch.last.seq+1, from)
 		var over error // what ends it
-		err := l.page(ctx, want, to, func(r record) error {
+		err := l.page(ctx, want, to, wait, func(r record) error {
 			m := r.message()
 			if over = ch.add(r); over != nil {
 				over = l.damaged(r.seq, over)
@@ -116,7 +116,7 @@ func (l *logRef) replayTo(ctx context.Context, ch *chain, from, to uint64, f fun
 		case err != nil && lode.KindOf(err) != lode.Unavailable:
 			return err
 		case ch.last.seq >= want:
-			moved, pause = time.Now(), firstPause
+			moved, pause, wait = time.Now(), firstPause, askAgain
 			continue
 		case time.Since(moved) > stallWait:
 			if err = l.stalled(ctx, want, err); lode.KindOf(err) == lode.Damaged || time.Since(moved) > replayWait {
@@ -128,6 +128,9 @@ func (l *logRef) replayTo(ctx context.Context, ch *chain, from, to uint64, f fun
 		case <-ctx.Done():
 		}
 		pause = min(2*pause, lastPause)
+		if err != nil {
+			wait = min(2*wait, stallWait)
+		}
 	}
 	return nil
 }
@@ -150,8 +153,9 @@ type pageRequest struct {
 
 // page calls f with the records from position want on, as many as one copy
 // sends at once: none if it does not have them yet. Unavailable: the copy did
-// not answer, or stopped. An error of f ends it.
-func (l *logRef) page(ctx context.Context, want, to uint64, f func(record) error) error {
+// not answer, or stopped. The first answer may take as long as wait. An error of
+// f ends it.
+func (l *logRef) page(ctx context.Context, want, to uint64, wait time.Duration, f func(record) error) error {
 	ask, err := json.Marshal(pageRequest{want, int(min(pageMessages, to-want+1)), pageBytes})
 	if err != nil {
 		return err
@@ -166,12 +170,13 @@ func (l *logRef) page(ctx context.Context, want, to uint64, f func(record) error
 		return wrap(err, "replay log %s", l.name)
 	}
 	for {
-		wctx, cancel := context.WithTimeout(ctx, stallWait)
+		wctx, cancel := context.WithTimeout(ctx, wait)
 		m, err := sub.NextMsgWithContext(wctx)
 		cancel()
 		if err != nil {
 			return wrap(err, "replay log %s", l.name)
 		}
+		wait = stallWait
 		switch status := m.Header.Get("Status"); status {
 		case "":
 		case "204", "404":

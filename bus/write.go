@@ -15,6 +15,7 @@ import (
 
 const (
 	tryWait    = 2 * time.Second // for one answer; then the same is sent again
+	askAgain   = tryWait / 4     // for one that comes at once
 	firstPause = 20 * time.Millisecond
 	lastPause  = 500 * time.Millisecond
 )
@@ -104,6 +105,20 @@ func (b *Bus) read(ctx context.Context, attempt func(context.Context) error) err
 		ctx, cancel := context.WithTimeout(ctx, tryWait)
 		defer cancel()
 		return attempt(ctx)
+	})
+}
+
+// soon is read for an answer that comes at once, unless whoever was asked has
+// just died: then it is asked for again early.
+func (b *Bus) soon(ctx context.Context, attempt func(context.Context) error) error {
+	return b.read(ctx, func(ctx context.Context) error {
+		early, cancel := context.WithTimeout(ctx, askAgain)
+		err := attempt(early)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return attempt(ctx)
+		}
+		return err
 	})
 }
 
