@@ -4,16 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/url"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
 
 	"lode"
 	"lode/api"
@@ -36,7 +33,11 @@ func (r *runner) agentsKill(ctx context.Context) error {
 // that they come with. With a node one of the servers is killed, as if they
 // shared a machine.
 func (r *runner) agentsNATS(ctx context.Context) error {
-	var servers [3]*process
+	bin := filepath.Join(r.dir, "nats-server")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
+		return lode.Errorf(lode.Unavailable, "build the NATS server: %s", out).WithHint("this part needs Go and the project folder: run it there")
+	}
+	var servers [3]*exec.Cmd
 	var ports [3]int
 	var routes, urls []string
 	for i := range ports {
@@ -45,15 +46,23 @@ func (r *runner) agentsNATS(ctx context.Context) error {
 			return err
 		}
 		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
-		routes = append(routes, fmt.Sprintf("nats-route://127.0.0.1:%d", ports[i]+1))
+		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]+1))
 	}
-	start := func(i int) (err error) {
-		servers[i], err = r.start(ctx, "bench", "child", "nats", filepath.Join(r.dir, "nats", "nats"+trioNames[i]), trioNames[i], strconv.Itoa(ports[i]), strings.Join(routes, ","))
-		return err
+	start := func(i int) error {
+		servers[i] = exec.CommandContext(ctx, bin, "-a", "127.0.0.1", "-p", strconv.Itoa(ports[i]), "-n", trioNames[i], "-js", "-sd", filepath.Join(r.dir, "nats", "nats-"+trioNames[i]),
+			"-cluster_name", "own", "-cluster", fmt.Sprintf("nats://127.0.0.1:%d", ports[i]+1), "-routes", strings.Join(routes, ","))
+		return servers[i].Start()
+	}
+	kill := func(i int) error {
+		servers[i].Process.Kill()
+		servers[i].Wait()
+		return nil
 	}
 	defer func() {
-		for _, s := range servers {
-			s.stop()
+		for i, s := range servers {
+			if s != nil && s.Process != nil && s.ProcessState == nil {
+				kill(i)
+			}
 		}
 	}()
 	for i := range servers {
@@ -66,11 +75,6 @@ func (r *runner) agentsNATS(ctx context.Context) error {
 		return err
 	}
 	defer func() { stop() }()
-	kill := func(i int) error {
-		servers[i].cmd.Process.Kill()
-		servers[i].cmd.Wait()
-		return nil
-	}
 	return r.kills(ctx, &ds, "kill -9 of an owner and a NATS server, --nats, stock timers", "<= 12 s", "", kill, start)
 }
 
@@ -175,39 +179,4 @@ func (r *runner) tally(ctx context.Context, d *driver) (own, sent int, err error
 		time.Sleep(200 * time.Millisecond)
 	}
 	return own, sent, nil
-}
-
-// natsServer is one NATS server of a cluster, with JetStream and stock timers:
-// args are its folder, name, port, and the routes of all; the port behind its
-// own is that of its route.
-func natsServer(ctx context.Context, args []string, stdout io.Writer) error {
-	if len(args) != 4 {
-		return lode.Errorf(lode.Invalid, "want a folder, a name, a port and routes")
-	}
-	port, err := strconv.Atoi(args[2])
-	if err != nil {
-		return lode.Errorf(lode.Invalid, "port %q", args[2])
-	}
-	o := &server.Options{ServerName: args[1], Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: args[0], NoLog: true,
-		Cluster: server.ClusterOpts{Name: "own", Host: "127.0.0.1", Port: port + 1}}
-	for r := range strings.SplitSeq(args[3], ",") {
-		u, err := url.Parse(r)
-		if err != nil {
-			return lode.Errorf(lode.Invalid, "route %q", r)
-		}
-		o.Routes = append(o.Routes, u)
-	}
-	s, err := server.NewServer(o)
-	if err != nil {
-		return lode.Errorf(lode.Unavailable, "a NATS server: %w", err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
-		return lode.Errorf(lode.Deadline, "the NATS server is not ready after 10 s")
-	}
-	fmt.Fprintln(stdout, "ready")
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
-	return nil
 }

@@ -37,8 +37,6 @@ func Child(ctx context.Context, role string, args []string, stdout io.Writer) er
 		return tcpEcho(ctx, stdout)
 	case "link-echo":
 		return linkEcho(ctx, args, stdout)
-	case "nats":
-		return natsServer(ctx, args, stdout)
 	case "agents-node":
 		return agentsNode(ctx, args, os.Stdin, stdout)
 	}

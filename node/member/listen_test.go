@@ -128,9 +128,7 @@ func TestGarbage(t *testing.T) {
 			before := a.ln.Refused()[tt.why]
 			tt.do(t)
 			eventually(t, "counted as "+tt.why, func() bool { return a.ln.Refused()[tt.why] > before })
-			if !a.logs.has("why="+tt.why) || !a.logs.has(words(tt.why)) {
-				t.Error("not logged")
-			}
+			eventually(t, "logged", func() bool { return a.logs.has("why="+tt.why) && a.logs.has(words(tt.why)) })
 		})
 	}
 	for _, ln := range []*Listener{patient, a.ln} {

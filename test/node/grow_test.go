@@ -466,8 +466,15 @@ func (o *orchard) rejoin(p *process, name string) {
 		}
 		again.kill()
 	}
-	time.Sleep(time.Second)                               // what it asked for when it was killed may still come
-	o.nodes["a"].lode("", "nodes", "rm", name, "--force") // if it came so far
+	time.Sleep(time.Second) // what it asked for when it was killed may still come
+	waitFor(o.t, "it to be removed, if it came so far", func() bool {
+		l, err := o.nodes["a"].c.Nodes(o.t.Context())
+		if err == nil && !slices.ContainsFunc(l.Items, func(n api.Node) bool { return n.Name == name }) {
+			return true
+		}
+		o.nodes["a"].lode("", "nodes", "rm", name, "--force")
+		return false
+	})
 	if err := os.RemoveAll(filepath.Join(o.home, name)); err != nil {
 		o.t.Fatal(err)
 	}
