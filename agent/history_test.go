@@ -13,57 +13,9 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"lode"
+	"lode/agent/agenttest"
 	"lode/agent/journal"
 )
-
-// step is one operation on one agent.
-type step struct {
-	addr, verb, arg string
-}
-
-// said is what it answered.
-type said struct {
-	value   string
-	unknown bool // nobody knows whether it took effect
-}
-
-// objects is the model of one agent: a counter and a register, which are the
-// same value here, as a string.
-var objects = porcupine.Model{
-	Partition: func(history []porcupine.Operation) (out [][]porcupine.Operation) {
-		by := map[string][]porcupine.Operation{}
-		for _, o := range history {
-			a := o.Input.(step).addr
-			by[a] = append(by[a], o)
-		}
-		for _, h := range by {
-			out = append(out, h)
-		}
-		return out
-	},
-	Init: func() any { return "" },
-	Step: func(state, input, output any) (bool, any) {
-		s, in, out := state.(string), input.(step), output.(said)
-		switch in.verb {
-		case "add":
-			n, _ := strconv.Atoi(s)
-			by, _ := strconv.Atoi(in.arg)
-			s = strconv.Itoa(n + by)
-			return out.unknown || out.value == s, s
-		case "get", "look":
-			if s == "" {
-				s = "0"
-			}
-			return out.unknown || out.value == s, state
-		case "put":
-			return true, in.arg
-		case "note": // a set that grows
-			return true, s + in.arg + " "
-		}
-		return out.unknown || out.value == s, state // peek
-	},
-	DescribeOperation: func(input, output any) string { return fmt.Sprint(input, " -> ", output) },
-}
 
 // history is what clients did and heard.
 type history struct {
@@ -74,47 +26,23 @@ type history struct {
 }
 
 // do has a client do one thing at n.
-func (h *history) do(client int, n *node, s step, set ...func(*lode.AgentCall)) {
+func (h *history) do(client int, n *node, s agenttest.Step, set ...func(*lode.AgentCall)) {
 	call := time.Since(h.began)
-	r, err := n.try(s.addr, s.verb, s.arg, append(set, within(8*time.Second))...)
+	r, err := n.try(s.Agent, s.Method, s.Arg, append(set, within(8*time.Second))...)
 	ret := time.Since(h.began)
 	if lode.KindOf(err) == lode.Unavailable {
 		time.Sleep(10 * time.Millisecond)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	reads := s.verb == "get" || s.verb == "peek" || s.verb == "look"
+	reads := s.Method == "get" || s.Method == "peek" || s.Method == "look"
 	switch {
 	case err == nil:
-		h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: s, Output: said{value: string(r.Body)}, Call: int64(call), Return: int64(ret)})
+		h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: s, Output: agenttest.Said{Value: string(r.Body)}, Call: int64(call), Return: int64(ret)})
 	case reads || lode.KindOf(err) == lode.Overloaded || lode.KindOf(err) == lode.Full || lode.KindOf(err) == lode.Unavailable: // those have no effect
 	default:
 		h.lost++
-		h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: s, Output: said{unknown: true}, Call: int64(call), Return: 1 << 62})
-	}
-}
-
-// check has the history explained by one order of its operations.
-func (h *history) check(t testing.TB) {
-	t.Helper()
-	switch porcupine.CheckOperationsTimeout(objects, h.ops, 60*time.Second) {
-	case porcupine.Illegal:
-		t.Errorf("%d operations are in no order that explains them", len(h.ops))
-		by := map[string][]porcupine.Operation{}
-		for _, o := range h.ops {
-			by[o.Input.(step).addr] = append(by[o.Input.(step).addr], o)
-		}
-		for addr, ops := range by {
-			if !porcupine.CheckOperations(objects, ops) {
-				t.Logf("%s:", addr)
-				for _, o := range ops {
-					t.Logf("  %d: %9.3f-%9.3f %v -> %v", o.ClientId, float64(o.Call)/1e6, float64(o.Return)/1e6, o.Input, o.Output)
-				}
-				break
-			}
-		}
-	case porcupine.Unknown:
-		t.Logf("%d operations: the check took too long", len(h.ops))
+		h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: s, Output: agenttest.Said{Unknown: true}, Call: int64(call), Return: 1 << 62})
 	}
 }
 
@@ -134,17 +62,17 @@ func (h *history) clients(ns []*node, seed int, stop context.Context) *sync.Wait
 				pre := fmt.Sprintf("%s/s%d-", []string{"k", "barrier"}[r.IntN(2)], seed)
 				switch r.IntN(6) {
 				case 0:
-					h.do(c, n, step{pre + "count", "add", "1"}, set...)
+					h.do(c, n, agenttest.Step{Agent: pre + "count", Method: "add", Arg: "1"}, set...)
 				case 1:
-					h.do(c, n, step{pre + "count", "get", ""})
+					h.do(c, n, agenttest.Step{Agent: pre + "count", Method: "get"})
 				case 2:
-					h.do(c, n, step{pre + "reg", "put", word}, set...)
+					h.do(c, n, agenttest.Step{Agent: pre + "reg", Method: "put", Arg: word}, set...)
 				case 3:
-					h.do(c, n, step{pre + "reg", "peek", ""})
+					h.do(c, n, agenttest.Step{Agent: pre + "reg", Method: "peek"})
 				case 4:
-					h.do(c, n, step{pre + "set", "note", word}, set...)
+					h.do(c, n, agenttest.Step{Agent: pre + "set", Method: "note", Arg: word}, set...)
 				case 5:
-					h.do(c, n, step{pre + "set", "peek", ""})
+					h.do(c, n, agenttest.Step{Agent: pre + "set", Method: "peek"})
 				}
 				time.Sleep(time.Duration(r.IntN(8)) * time.Millisecond)
 			}
@@ -307,11 +235,11 @@ func TestHistories(t *testing.T) {
 				if a == "count" {
 					verb = "get"
 				}
-				h.do(9, ns[r.IntN(3)], step{fmt.Sprintf("%s/s%d-%s", k, seed, a), verb, ""})
+				h.do(9, ns[r.IntN(3)], agenttest.Step{Agent: fmt.Sprintf("%s/s%d-%s", k, seed, a), Method: verb})
 			}
 		}
 		t.Logf("seed %d: %s: %d operations, %d of them lost, in %s", seed, strings.Join(what, ", "), len(h.ops), h.lost, time.Since(h.began).Round(time.Millisecond))
-		h.check(t)
+		agenttest.Ordered(t, h.ops)
 		solvent(t, ns[r.IntN(3)], seed)
 		if t.Failed() {
 			return

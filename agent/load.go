@@ -144,7 +144,7 @@ func (l *loader) trace(p journal.Partition, b journal.Base) (known bool, err err
 			return false, nil
 		}
 		es := mine(lp.entries[p], b)
-		if at, err := l.copyAt(p, b, lp); at || err != nil {
+		if _, goes, err := l.copyAt(p, b, lp); goes || err != nil {
 			return true, err
 		}
 		if lp.from > 0 {
@@ -163,11 +163,11 @@ func (l *loader) trace(p journal.Partition, b journal.Base) (known bool, err err
 	return true, nil
 }
 
-// copyAt reports whether the copy here is at a position of that base from which
-// what was read of the journal goes on.
-func (l *loader) copyAt(p journal.Partition, b journal.Base, lp *logPart) (bool, error) {
+// copyAt is the position of that base at which the copy here is; goes: what was
+// read of the journal goes on from there.
+func (l *loader) copyAt(p journal.Partition, b journal.Base, lp *logPart) (at uint64, goes bool, err error) {
 	mark, ok, err := l.s.db.Part(p).Mark()
-	return ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal && (lp.from > 0 || lp.first <= mark.Pos+1), err
+	return mark.Pos, ok && mark.Epoch == b.Epoch && mark.Journal == b.Journal && (lp.from > 0 || lp.first <= mark.Pos+1), err
 }
 
 // takeOf is the entry with which an epoch began, nil if it was not read.
@@ -221,16 +221,12 @@ func (l *loader) bring(p journal.Partition, b journal.Base) (owner.Loaded, error
 	}
 	es := mine(lp.entries[p], b)
 	loaded := newest(es)
-	at, err := l.copyAt(p, b, lp)
+	at, goes, err := l.copyAt(p, b, lp)
 	if err != nil {
 		return owner.Loaded{}, err
 	}
-	if at {
-		mark, _, err := part.Mark()
-		if err != nil {
-			return owner.Loaded{}, err
-		}
-		return loaded, l.replay(b, es, mark.Pos)
+	if goes {
+		return loaded, l.replay(b, es, at)
 	}
 	if lp.from > 0 { // others needed less of the journal
 		lp.widen(0, lp.to)

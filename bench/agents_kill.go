@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -131,19 +130,11 @@ func (r *runner) kills(ctx context.Context, ds *[3]*driver, what, must, aim stri
 
 // again starts a driver that was killed.
 func (r *runner) again(ctx context.Context, d *driver) (*driver, error) {
-	_, port, err := net.SplitHostPort(d.addr)
+	dir, port, err := r.place(d.site)
 	if err != nil {
 		return nil, err
 	}
-	var n int
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Rel(r.dir, d.dir)
-	if err != nil {
-		return nil, err
-	}
-	return r.driverAt(ctx, dir, d.name, d.nats, n)
+	return r.driverAt(ctx, dir, d.name, d.nats, port)
 }
 
 // tally adds up what the relays have counted, and what came of their messages.

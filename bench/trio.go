@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"lode"
@@ -114,19 +115,24 @@ func (r *runner) member(ctx context.Context, dir, name string, joins *site, flag
 // restart starts a node that was stopped or killed, in its folder and on its
 // ports.
 func (r *runner) restart(ctx context.Context, s *site) (*site, error) {
-	_, port, err := net.SplitHostPort(s.addr)
+	dir, port, err := r.place(s)
 	if err != nil {
 		return nil, err
 	}
-	var n int
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Rel(r.dir, s.dir)
+	return r.nodeAt(ctx, dir, port)
+}
+
+// place is the folder of a node, below the runner's, and its first port.
+func (r *runner) place(s *site) (dir string, port int, err error) {
+	_, p, err := net.SplitHostPort(s.addr)
 	if err != nil {
-		return nil, err
+		return "", 0, err
 	}
-	return r.nodeAt(ctx, dir, n)
+	if port, err = strconv.Atoi(p); err != nil {
+		return "", 0, err
+	}
+	dir, err = filepath.Rel(r.dir, s.dir)
+	return dir, port, err
 }
 
 // kill ends a node as a power cut does.

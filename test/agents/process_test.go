@@ -245,6 +245,7 @@ func (p *process) Call(key, method, arg, id string, most time.Duration) history.
 	if err != nil {
 		return history.Answer{Body: err.Error()}
 	}
+	req.GetBody = nil // else the client sends a call with a key again by itself, and a refusal would not tell that it took no effect
 	req.Header.Set("Authorization", "Bearer "+p.token)
 	if arg != "" {
 		req.Header.Set("Content-Type", "application/json")
@@ -253,7 +254,7 @@ func (p *process) Call(key, method, arg, id string, most time.Duration) history.
 		req.Header.Set("Idempotency-Key", id)
 	}
 	resp, err := p.client.Do(req)
-	if errors.Is(err, syscall.ECONNREFUSED) && id == "" { // with a key the client sends it again by itself: the first one may have come
+	if errors.Is(err, syscall.ECONNREFUSED) {
 		time.Sleep(10 * time.Millisecond)
 		return history.Answer{Status: 503, Kind: "unavailable", Body: err.Error()} // as good as
 	}

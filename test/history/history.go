@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"lode/agent/agenttest"
 )
 
 // Lab is what a cluster must have deployed: a folder, seen from the folder of
@@ -42,51 +44,6 @@ func (a Answer) harmless() bool {
 	return a.Kind == "overloaded" || a.Kind == "full" || a.Kind == "unavailable" && a.Status == 503
 }
 
-// step is one operation on one agent.
-type step struct{ key, method, arg string }
-
-// said is what it answered.
-type said struct {
-	value   string
-	unknown bool // nobody knows whether it took effect
-}
-
-// things is the model of one agent: a counter and a register, or a set, which
-// are one string here.
-var things = porcupine.Model{
-	Partition: func(history []porcupine.Operation) (out [][]porcupine.Operation) {
-		by := map[string][]porcupine.Operation{}
-		for _, o := range history {
-			k := o.Input.(step).key
-			by[k] = append(by[k], o)
-		}
-		for _, h := range by {
-			out = append(out, h)
-		}
-		return out
-	},
-	Init: func() any { return "" },
-	Step: func(state, input, output any) (bool, any) {
-		s, in, out := state.(string), input.(step), output.(said)
-		switch in.method {
-		case "add":
-			n, _ := strconv.Atoi(s)
-			s = strconv.Itoa(n + 1)
-			return out.unknown || out.value == s, s
-		case "get":
-			if s == "" {
-				s = "0"
-			}
-			return out.unknown || out.value == s, state
-		case "put":
-			return true, in.arg
-		case "note":
-			return true, s + in.arg + " "
-		}
-		return out.unknown || out.value == s, state // peek
-	},
-}
-
 // History is what clients did and heard.
 type History struct {
 	began time.Time
@@ -101,14 +58,14 @@ type History struct {
 func New() *History { return &History{began: time.Now(), no: map[string]int{}} }
 
 // do is one operation of a client.
-func (h *History) do(client int, d Door, s step, id string) {
-	arg := s.arg
-	if s.method == "put" || s.method == "note" {
+func (h *History) do(client int, d Door, s agenttest.Step, id string) {
+	arg := s.Arg
+	if s.Method == "put" || s.Method == "note" {
 		b, _ := json.Marshal(arg) // a string can always be written
 		arg = string(b)
 	}
 	call := time.Since(h.began)
-	a := d.Call(s.key, s.method, arg, id, 10*time.Second)
+	a := d.Call(s.Agent, s.Method, arg, id, 10*time.Second)
 	ret := time.Since(h.began)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,16 +76,16 @@ func (h *History) do(client int, d Door, s step, id string) {
 	}
 	switch {
 	case a.OK():
-		out := said{value: a.Body}
-		if s.method == "peek" {
-			json.Unmarshal([]byte(a.Body), &out.value)
+		out := agenttest.Said{Value: a.Body}
+		if s.Method == "peek" {
+			json.Unmarshal([]byte(a.Body), &out.Value)
 		}
 		op.Output = out
-	case s.method == "get" || s.method == "peek" || a.harmless():
+	case s.Method == "get" || s.Method == "peek" || a.harmless():
 		return
 	default:
 		h.lost++
-		op.Output, op.Return = said{unknown: true}, 1<<62
+		op.Output, op.Return = agenttest.Said{Unknown: true}, 1<<62
 	}
 	h.ops = append(h.ops, op)
 }
@@ -159,17 +116,17 @@ func (h *History) Use(t testing.TB, stop context.Context, doors []Door, seed int
 				key := fmt.Sprintf("s%d-", seed)
 				switch r.IntN(7) {
 				case 0:
-					h.do(n, d, step{key + "count", "add", "1"}, id)
+					h.do(n, d, agenttest.Step{Agent: key + "count", Method: "add", Arg: "1"}, id)
 				case 1:
-					h.do(n, d, step{key + "count", "get", ""}, "")
+					h.do(n, d, agenttest.Step{Agent: key + "count", Method: "get"}, "")
 				case 2:
-					h.do(n, d, step{key + "reg", "put", word}, id)
+					h.do(n, d, agenttest.Step{Agent: key + "reg", Method: "put", Arg: word}, id)
 				case 3:
-					h.do(n, d, step{key + "reg", "peek", ""}, "")
+					h.do(n, d, agenttest.Step{Agent: key + "reg", Method: "peek"}, "")
 				case 4:
-					h.do(n, d, step{key + "set", "note", word}, id)
+					h.do(n, d, agenttest.Step{Agent: key + "set", Method: "note", Arg: word}, id)
 				case 5:
-					h.do(n, d, step{key + "set", "peek", ""}, "")
+					h.do(n, d, agenttest.Step{Agent: key + "set", Method: "peek"}, "")
 				case 6:
 					from := r.IntN(accounts)
 					d.Call(account(seed, from), "pay", fmt.Sprintf(`{"to": %q, "amount": %d}`, account(seed, from+1+r.IntN(accounts-1)), 1+r.IntN(30)), "", 10*time.Second)
@@ -191,35 +148,15 @@ func (h *History) Check(t testing.TB, doors []Door, seed int) {
 	t.Helper()
 	for i, d := range doors {
 		for what, method := range map[string]string{"count": "get", "reg": "peek", "set": "peek"} {
-			h.do(100+i, d, step{fmt.Sprintf("s%d-%s", seed, what), method, ""}, "")
+			h.do(100+i, d, agenttest.Step{Agent: fmt.Sprintf("s%d-%s", seed, what), Method: method}, "")
 		}
 	}
 	t.Logf("agents: %d operations, %d of them lost, the slowest took %s", len(h.ops), h.lost, h.slow.Round(time.Millisecond))
 	for what, n := range h.no {
 		t.Logf("  %d times %s", n, what)
 	}
-	h.ordered(t)
+	agenttest.Ordered(t, h.ops)
 	solvent(t, doors, seed)
-}
-
-// ordered has the history explained by one order of its operations.
-func (h *History) ordered(t testing.TB) {
-	t.Helper()
-	switch porcupine.CheckOperationsTimeout(things, h.ops, 60*time.Second) {
-	case porcupine.Unknown:
-		t.Logf("%d operations: the check took too long", len(h.ops))
-	case porcupine.Illegal:
-		t.Errorf("%d operations are in no order that explains them", len(h.ops))
-		for _, ops := range things.Partition(h.ops) {
-			if porcupine.CheckOperations(things, ops) {
-				continue
-			}
-			for _, o := range ops {
-				t.Logf("  %d: %9.3f-%9.3f %v -> %v", o.ClientId, float64(o.Call)/1e6, float64(o.Return)/1e6, o.Input, o.Output)
-			}
-			return
-		}
-	}
 }
 
 // solvent checks that no money was made or lost.
